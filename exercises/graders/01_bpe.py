@@ -1,0 +1,315 @@
+"Checks and known wrong answers for the exercises of chapter 01"
+import random
+from collections import Counter
+import regex
+from nanochat.bpe import SPLIT_PATTERN, count_pairs, encode_chunk, merge, split_text, train_bpe
+from grade import Exercise, Wrong
+
+def random_ids(rng, kinds=3, most=14): return [rng.randrange(1, kinds+1) for _ in range(rng.randrange(most))]
+
+# ---- 1. overlapping pairs: count_apart(ids) -> Counter ----
+
+def count_apart(ids):
+    out, last = Counter(), {}
+    for i,p in enumerate(zip(ids, ids[1:])):
+        if last.get(p) != i-1:          # its left half is not taken by the same pair
+            out[p] += 1
+            last[p] = i
+    return out
+
+def overlap_check(answer):
+    rng = random.Random(1)
+    for ids in [[1]*4, [1]*3, [1]*7, [1, 2, 1, 2], [1, 1, 2, 1, 1], [], [5]] + [random_ids(rng, rng.randrange(1, 4)) for _ in range(300)]:
+        given = list(ids)
+        got = answer(given)
+        assert given == ids, f"the list {ids} was changed; count only"
+        assert got is not None, "nothing came back: is there a `return`?"
+        for pair in set(zip(ids, ids[1:])) | set(got):
+            want, have = len(ids)-len(merge(ids, pair, 99)), got.get(pair, 0)
+            assert have == want, f"ids {ids}: merge glues {pair} {want} times, your count says {have}"
+
+def skip_two(ids): return Counter(zip(ids[::2], ids[1::2]))
+
+def halve(ids):
+    c = count_pairs(ids)
+    return Counter({p: (n+1)//2 if p[0] == p[1] else n for p,n in c.items()})
+
+def once_per_run(ids):
+    pairs, out = list(zip(ids, ids[1:])), Counter()
+    for i,p in enumerate(pairs):
+        if i == 0 or pairs[i-1] != p: out[p] += 1
+    return out
+
+def any_neighbour(ids):
+    out, i = Counter(), 0
+    while i+1 < len(ids):
+        out[ids[i], ids[i+1]] += 1
+        i += 2 if ids[i] == ids[i+1] else 1
+    return out
+
+overlap = Exercise("1. Overlapping pairs", 2, overlap_check, count_apart,
+    probes=[([1, 1, 1],), ([1, 1, 1, 1],), ([1, 1, 2, 1, 1],), ([1, 2, 1, 2],), ([2, 1, 2, 3, 3, 3, 3, 3],), ([1, 1, 2],)],
+    behave=lambda f, ids: {p:n for p,n in f(ids).items() if n},
+    wrong=[
+        Wrong("windows overlap", "this counts every window of two. In `aaa` there are two windows, but merge glues once: the middle `a` can't be in two pieces.", count_pairs),
+        Wrong("every second window", "you step by two each time. Only windows of the *same* pair exclude each other: in `abc` both `ab` and `bc` could be glued.", skip_two),
+        Wrong("half of the windows", "halving the sum over the whole text rounds once for all runs together. Each run rounds by itself: think of `aa b aa`.", halve),
+        Wrong("one per run", "a run such as `aaaa` is counted once. How many times does merge glue there?", once_per_run),
+        Wrong("jumps over the next pair", "after a double such as `aa` you skip two places, and so lose the pair of its second `a` and what follows: `aab` holds `ab` too.", any_neighbour)])
+
+# ---- 2. the left-to-right encoder: encode_word(chunk, ranks) -> ids ----
+
+RANKS = train_bpe(["the letters in the printer's case, and the other letters, then another hand on the handle; ababab aaaa aabaa banana bandana "*3,
+                   "theatre whether either neither gather together"], 340)
+
+def glue(pick):
+    "An encoder that glues, again and again, the place that `pick` chooses from [(rank, place, length)]"
+    def encode_word(chunk, ranks):
+        parts = [bytes([b]) for b in chunk]
+        while places := [(ranks[a+b], i, len(a+b)) for i,(a,b) in enumerate(zip(parts, parts[1:])) if a+b in ranks]:
+            i = pick(places)[1]
+            parts[i:i+2] = [parts[i]+parts[i+1]]
+        return [ranks[p] for p in parts]
+    return encode_word
+
+def longest_match(chunk, ranks):
+    out = []
+    while chunk:
+        n = max(n for n in range(1, len(chunk)+1) if chunk[:n] in ranks)
+        out.append(ranks[chunk[:n]])
+        chunk = chunk[n:]
+    return out
+
+def one_round(chunk, ranks):
+    parts = [bytes([b]) for b in chunk]
+    for r,i in sorted((ranks[a+b], i) for i,(a,b) in enumerate(zip(parts, parts[1:])) if a+b in ranks):
+        if parts[i] and i+1 < len(parts) and parts[i+1] and parts[i]+parts[i+1] in ranks: parts[i], parts[i+1] = parts[i]+parts[i+1], b""
+    return [ranks[p] for p in parts if p]
+
+def hasty_check(answer):
+    rng = random.Random(2)
+    pieces = [t for t in RANKS if len(t) > 1]
+    chunks = [b"", b"x", b"aaa", b"aaaaa", " Köln".encode(), "🙂".encode()] + list(RANKS)
+    chunks += [b"".join(rng.choices(pieces, k=rng.randrange(1, 5))) for _ in range(150)] + [bytes(rng.choices(b"abnthe r", k=rng.randrange(12))) for _ in range(150)]
+    for chunk in chunks:
+        want, got = encode_chunk(chunk, RANKS), answer(chunk, dict(RANKS))
+        assert got is not None, "nothing came back: is there a `return`?"
+        tokens = list(RANKS)
+        show = lambda ids: " ".join(repr(tokens[i].decode("utf-8", "backslashreplace")) if isinstance(i, int) and 0 <= i < len(tokens) else f"<{i!r}?>" for i in ids)
+        assert list(got) == want, f"{chunk!r} gives {show(got)}, but replaying the merges gives {show(want)}"
+
+hasty = Exercise("2. The left-to-right encoder", 3, hasty_check, encode_chunk,
+    probes=[(w, RANKS) for w in (b" theatre", b"aaa", b"aaaaa", b"bananas", b" handle", b" together", b"ababa", b" another", b"whether", b" letterther", b"nthether", b"aabaaab", b" bandanaband", b"anandan", b"ananaab le", b" anather", b"andanaather", b" aaatheran")],
+    wrong=[
+        Wrong("from left to right", "you glue the first pair that is in the vocabulary. Which pair was learned first does not depend on where it stands: look at the ranks of *all* pairs before you glue one.", glue(lambda places: min(places, key=lambda p: p[1]))),
+        Wrong("longest match", "you take the longest token that fits. Training never looked at lengths: it glued in the order of the ranks.", longest_match),
+        Wrong("highest rank first", "you glue the pair that was learned *last*. Replay the merges in the order in which they were learned.", glue(lambda places: max(places, key=lambda p: (p[0], -p[1])))),
+        Wrong("rightmost of equals", "of two places with the same rank you take the right one. Training went from left to right: `aaa` is `aa a`.", glue(lambda places: min(places, key=lambda p: (p[0], -p[1])))),
+        Wrong("one round only", "you go through the pairs of the *bytes* once. A glued piece has new neighbours, and new pairs: look again after each merge.", one_round)])
+
+# ---- 3. only what changes: glue_and_update(ids, pair, new_id, counts) -> ids ----
+
+class Watched(Counter):
+    "Counts that count how often they are written"
+    writes = 0
+    def __setitem__(self, k, v): self.writes += 1; super().__setitem__(k, v)
+    def __delitem__(self, k): self.writes += 1; super().__delitem__(k)
+    def clear(self): self.writes += len(self); super().clear()
+    def pop(self, *a): self.writes += 1; return super().pop(*a)
+
+def watched(ids, extra=()):
+    counts = Watched()
+    for p in [*zip(ids, ids[1:]), *extra]: counts[p] += 1
+    counts.writes = 0
+    return counts
+
+def updater(left=True, right=True, take_off=True, left_from_old=False, own=True):
+    "The answer, with switches for its mistakes"
+    def glue_and_update(ids, pair, new_id, counts):
+        (a, b), out, i = pair, [], 0
+        while i < len(ids):
+            if i+1 < len(ids) and (ids[i], ids[i+1]) == pair:
+                if own: counts[a, b] -= 1
+                if out and left:
+                    x = ids[i-1] if left_from_old else out[-1]
+                    if take_off: counts[x, a] -= 1
+                    counts[x, new_id] += 1
+                if i+2 < len(ids) and right:
+                    y = ids[i+2]
+                    if take_off: counts[b, y] -= 1
+                    counts[new_id, y] += 1
+                out.append(new_id)
+                i += 2
+            else:
+                out.append(ids[i])
+                i += 1
+        return out
+    return glue_and_update
+
+def recount(ids, pair, new_id, counts):
+    new = merge(ids, pair, new_id)
+    for p in zip(ids, ids[1:]): counts[p] -= 1
+    for p in zip(new, new[1:]): counts[p] += 1
+    return new
+
+def changes_behave(answer, ids, pair):
+    counts, places = watched(ids), len(ids)-len(merge(ids, pair, 99))
+    new = answer(list(ids), pair, 99, counts)
+    return new, {p:c for p,c in counts.items() if c}, counts.writes <= 5*places
+
+def changes_check(answer):
+    rng = random.Random(3)
+    cases = [([1, 2, 3, 1, 2], (1, 2)), ([1, 2, 1, 2], (1, 2)), ([1]*3, (1, 1)), ([1]*6, (1, 1)), ([3, 1, 2, 1, 2, 4], (1, 2)), ([], (1, 2)), ([2, 1], (1, 2))]
+    for ids, pair in cases + [(random_ids(rng), (rng.randrange(1, 4), rng.randrange(1, 4))) for _ in range(400)]:
+        counts = watched(ids, extra=[(7, 8), (1, 2)])       # the counts of other words are in there too
+        new = answer(list(ids), pair, 99, counts)
+        want = merge(ids, pair, 99)
+        assert new is not None, "nothing came back: is there a `return`?"
+        assert list(new) == want, f"ids {ids}, pair {pair}: the word should be {want}, not {new}"
+        truth, have = count_pairs(want)+Counter([(7, 8), (1, 2)]), {p:c for p,c in counts.items() if c}
+        off = sorted({p for p in set(truth)|set(have) if truth.get(p, 0) != have.get(p, 0)}, key=str)
+        assert not off, f"ids {ids}, pair {pair}: the count of {off[0]} should be {truth.get(off[0], 0)} afterwards, not {have.get(off[0], 0)}"
+    ids = [rng.randrange(3, 60) for _ in range(4000)]
+    ids[1000:1002] = ids[2000:2002] = ids[3000:3002] = [1, 2]
+    counts = watched(ids)
+    answer(list(ids), (1, 2), 99, counts)
+    assert counts.writes <= 15, f"three places in a word of 4,000 were glued, and counts were written {counts.writes:,} times: at most five writes a place are needed"
+
+changes = Exercise("3. Only what changes", 4, changes_check, updater(),
+    probes=[([1, 2, 1, 2], (1, 2)), ([3, 1, 2, 4], (1, 2)), ([1]*5, (1, 1)), ([5, 6, 1, 2, 5, 6, 7, 5, 6, 7], (1, 2)), ([1, 2, 3], (1, 2)), ([3, 1, 2], (1, 2)), ([1, 2, 1, 2, 1, 2], (1, 2))],
+    behave=changes_behave,
+    wrong=[
+        Wrong("recounts the word", "the counts are right, but every pair of the word was taken off and put back. Only the pairs that touch a glued place change.", recount),
+        Wrong("forgets the right neighbour", "you mend the pair to the left of each place, and not the one to its right.", updater(right=False)),
+        Wrong("forgets the left neighbour", "you mend the pair to the right of each place, and not the one to its left.", updater(left=False)),
+        Wrong("nothing is taken off", "the new pairs are counted, but the old neighbours `(x, a)` and `(b, y)` are gone from the word and still in the counts.", updater(take_off=False)),
+        Wrong("the left neighbour is out of date", "in `abab` the left neighbour of the second `ab` is no longer `b`: you have just glued it. Look into the new list, not into the old one.", updater(left_from_old=True)),
+        Wrong("the pair itself stays", "the glued pair `(a, b)` is still counted although it is gone.", updater(own=False))])
+
+# ---- 4. a streaming decoder: stream(tokens) yields str ----
+
+def stream(tokens):
+    import codecs
+    waiting = codecs.getincrementaldecoder("utf-8")("replace")
+    for t in tokens: yield waiting.decode(t)
+    yield waiting.decode(b"", final=True)
+
+def each_alone(tokens):
+    for t in tokens: yield t.decode("utf-8", "replace")
+
+def wait_for_end(tokens): yield b"".join(tokens).decode("utf-8", "replace")
+
+def drop_halves(tokens):
+    for t in tokens: yield t.decode("utf-8", "ignore")
+
+def wait_for_valid(tokens):
+    held = b""
+    for t in tokens:
+        held += t
+        try: text, held = held.decode("utf-8"), b""
+        except UnicodeDecodeError: text = ""
+        yield text
+    yield held.decode("utf-8", "replace")
+
+def no_flush(tokens):
+    import codecs
+    waiting = codecs.getincrementaldecoder("utf-8")("replace")
+    for t in tokens: yield waiting.decode(t)
+
+def whole_prefix(tokens):
+    "Shows what is whole at the front of what is held; one bad byte blocks all that follows"
+    held = b""
+    for t in tokens:
+        held += t
+        for end in range(len(held), -1, -1):
+            try: text = held[:end].decode("utf-8")
+            except UnicodeDecodeError: continue
+            break
+        held = held[end:]
+        yield text
+    yield held.decode("utf-8", "replace")
+
+def shown(answer, tokens):
+    "The text on the screen after each token, and at the end"
+    taken = 0
+    def feed():
+        nonlocal taken
+        for t in tokens:
+            taken += 1
+            yield t
+    screen, after = "", {}
+    for piece in answer(feed()):
+        screen += piece
+        after[taken] = screen        # what is shown when so many tokens have been taken
+    return [after.get(k) for k in range(1, len(tokens))], screen
+
+def stream_check(answer):
+    rng = random.Random(4)
+    texts = ["Köln 🙂!", "naïve", "你好, 世界", "👩‍👩‍👧 and 🇩🇪", "plain", ""]
+    cases = [[bytes([b]) for b in t.encode()] for t in texts] + [[b"a\xff", b"b", b"c"], [b"\xf0\x9f", b"x", b"\x99"], [b"\xc3"], [b"\xe4\xbd"], [b"\x80", b"ok"], [b"\xf0", b"\x9f\x99", b"\x82\xf0\x9f", b"\x99\x82"]]
+    for _ in range(300):
+        data, tokens = "".join(rng.choices(["é", "a", " ", "🙂", "你", "ß"], k=rng.randrange(1, 9))).encode(), []
+        if rng.random() < .3: data = data[:rng.randrange(len(data))]+bytes([rng.randrange(128, 256)])+data[rng.randrange(len(data)):]
+        while data: n = rng.randrange(1, 5); tokens.append(data[:n]); data = data[n:]
+        cases.append(tokens)
+    for tokens in cases:
+        (steps, end), (right_steps, right_end) = shown(answer, tokens), shown(stream, tokens)
+        assert end == right_end, f"tokens {tokens}: the whole text should be {right_end!r}, not {end!r}"
+        for k,(got,want) in enumerate(zip(steps, right_steps)):
+            assert got == want, f"tokens {tokens}: after {k+1} of them {want!r} should be shown, not {'nothing (yield once per token, an empty string if need be)' if got is None else repr(got)}"
+
+streaming = Exercise("4. A streaming decoder", 3, stream_check, stream,
+    probes=[([bytes([b]) for b in "aé🙂".encode()],), ([b"a\xff", b"b", b"c", b"d"],), ([b"ok", b"\xc3"],), ([b"x\xc3", b"\xa9y\xe4", b"\xbd\xa0"],), ([b"a", b"b", b"c"],)],
+    behave=shown,
+    wrong=[
+        Wrong("each token alone", "a token that ends inside a character is decoded by itself, and both halves become �. Keep the unfinished bytes for the next token.", each_alone),
+        Wrong("waits for the end", "the text is right, but nothing is shown before the last token. The reader looks at an empty screen.", wait_for_end),
+        Wrong("drops half characters", "unfinished bytes are ignored, and so the characters that they begin are lost.", drop_halves),
+        Wrong("waits until everything is valid", "you hold all bytes back until the whole of them decodes. `x` and half an `é` can show the `x` at once; and after one bad byte nothing would ever be shown.", wait_for_valid),
+        Wrong("a bad byte blocks the rest", "unfinished and impossible are different things: a byte such as 0xff begins no character and will never be whole. Show � for it and go on.", whole_prefix),
+        Wrong("forgets the last bytes", "when the tokens end inside a character, what is still held must be shown, as �.", no_flush)])
+
+# ---- 5. a pattern for your language: my_language() -> (pattern, text) ----
+
+FRAGMENTS = ["don't stop", " l'eau", "12345 67", "a  b\n\n c", "रोटी और पानी", "e\u0301te\u0301", "well-known...", "\t\tx\r\n", "價錢", "🙂🙂", "«так»", "\u00a0—", "_x1"]
+
+def bytes_per_token(pattern, text):
+    "Trained and measured on the same small text: how well this pattern lets it be packed"
+    ranks = train_bpe([text], 256+200, pattern)
+    return len(text.encode()) / sum(len(encode_chunk(w.encode(), ranks)) for w in split_text(text, pattern))
+
+def language_check(answer):
+    got = answer()
+    assert isinstance(got, tuple) and len(got) == 2 and all(isinstance(x, str) for x in got), "give back two strings: (pattern, text)"
+    pattern, text = got
+    try: regex.compile(pattern)
+    except regex.error as e: raise AssertionError(f"the pattern does not compile: {e}") from None
+    assert len(text) >= 400, f"your text has {len(text)} characters; give at least 400, so that the measure means something"
+    assert len(set(text.split())) >= 30 or len(set(text)) >= 80, "your text repeats itself; give one with more different words"
+    for t in [*FRAGMENTS, " ".join(FRAGMENTS), text]:
+        words = split_text(t, pattern)
+        assert "".join(words) == t, f"text is lost: {t[:60]!r} becomes {words[:8]}"
+        for w in words:
+            assert not regex.search(r"\p{L}\s", w), f"a piece goes on after its word has ended: {w[:60]!r}"
+            assert not regex.search(r"\p{N}{4}", w), f"more than three digits in one piece: {w[:60]!r}"
+    assert split_text(text, pattern) != split_text(text), "on your text the pattern cuts just as the default one: nothing to compare"
+    mine, default = bytes_per_token(pattern, text), bytes_per_token(SPLIT_PATTERN, text)
+    assert mine > default, f"{mine:.3f} bytes per token, the default pattern reaches {default:.3f} on the same text"
+
+HINDI = ("एक छापने वाली हर अक्षर को उसके अपने खाने में रखती थी। जो अक्षर बहुत काम आते थे, उनके खाने बड़े थे। शाम को वह और उसकी बेटी पास-पास खड़े अक्षरों के जोड़े गिनती थीं। "
+         "सुबह वे सबसे आम जोड़े को एक साथ ढालती थीं और उसे एक नया खाना देती थीं। फिर वे दोबारा गिनती थीं, क्योंकि अब सबसे आम जोड़ा कोई दूसरा था। कुछ दिनों में पूरे शब्द एक ही टुकड़े में मिलने लगे। "
+         "बेटी ने कहा, हर नया खाना मेज़ को लंबा करता है, और हमें उस तक चलकर जाना पड़ता है। माँ हँसी और बोली, इसलिए हम वहीं रुकेंगे जहाँ चलना गिनने से ज़्यादा थकाता है।")
+MARKS = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{M}\p{N}]?+[\p{L}\p{M}]+|\p{N}{1,2}| ?[^\s\p{L}\p{M}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+
+language = Exercise("5. A pattern for your language", 3, language_check, lambda: (MARKS, HINDI),
+    probes=[(t,) for t in [*FRAGMENTS, HINDI[:80], "The cat's hat, 1984.", "so  it goes\n\non"]],
+    behave=lambda f, text: split_text(text, f()[0]),
+    wrong=[
+        Wrong("no cuts at all", "one piece for everything packs the most bytes into a token, and brings back the pieces of section 4 that run over the ends of words.", lambda: (r"[\s\S]+", HINDI)),
+        Wrong("text is lost", "what no alternative matches disappears without a word. End with alternatives that take everything that is left: marks, blanks, newlines.", lambda: (r"[\p{L}\p{M}]+|\p{N}{1,3}", HINDI)),
+        Wrong("the default once more", "this cuts exactly as SPLIT_PATTERN. What does it do badly in your language? Draw the pieces of one sentence.", lambda: (SPLIT_PATTERN, HINDI)),
+        Wrong("numbers of any length", "`\\p{N}+` makes a token of every common number. Limit the digits.", lambda: (MARKS.replace(r"\p{N}{1,2}", r"\p{N}+"), HINDI)),
+        Wrong("every character alone", "nothing is lost, and nothing can be glued: pieces can't grow past a cut.", lambda: (r"[\s\S]", HINDI)),
+        Wrong("blank, word, blank", "the blanks before *and* after a word are in its piece, so the same word has several pieces.", lambda: (MARKS.replace(r"[\p{L}\p{M}]+|", r"[\p{L}\p{M}]+ ?|"), HINDI))])
+
+EXERCISES = dict(overlap=overlap, hasty=hasty, changes=changes, streaming=streaming, language=language)

@@ -1,0 +1,162 @@
+"What a reader can get wrong, or a disk can do: one clear line, a status that is not 0, and nothing half written"
+import errno, gzip, json, lzma, os, random, signal, subprocess, sys, time
+import pytest
+from conftest import ROOT, Run, door, door_environment, environment, flip, leftovers, one_line, run_module
+
+WORDS = "the old miller walked to the market and sold a sack of flour for three coins before the rain came".split()
+
+def prose(n, seed=0):
+    "About n bytes of lines of plain words"
+    rng, lines, size = random.Random(seed), [], 0
+    while size < n: lines.append(" ".join(rng.choices(WORDS, k=12))+".\n"); size += len(lines[-1])
+    return "".join(lines)
+
+def pretrain(base, folder, *args): return run_module("pretrain", "--run", "bad", "--tier", "smoke", "--corpus", folder, "--num_iterations", 2, *args, base=base, check=False)
+
+def nothing_half(base):
+    "No file of an unfinished write, no tokenizer and no checkpoint of text that could not be read"
+    assert not leftovers(base)
+    assert not list(base.rglob("tokenizer.json")) and not list(base.rglob("step_*"))
+
+# --- the corpus ---
+
+def test_missing_folder(base, tmp_path):
+    one_line(door("--corpus", tmp_path/"nowhere", "--tier", "smoke"), "nowhere", "no such folder", status=1)
+    assert not base.exists()
+    one_line(pretrain(base, tmp_path/"nowhere"), "nowhere")
+    nothing_half(base)
+
+def test_empty_folder(base, tmp_path):
+    (tmp_path/"empty").mkdir()
+    one_line(door("--corpus", tmp_path/"empty", "--tier", "smoke"), "empty", ".txt", status=1)
+    nothing_half(base)
+
+def spoil_junk(d): (d/"a.txt").write_bytes(random.Random(0).randbytes(50_000))
+def spoil_parquet(d):
+    import pyarrow as pa, pyarrow.parquet as pq
+    pq.write_table(pa.table({"text": [prose(2000, i) for i in range(50)]}), d/"a.parquet")
+    data = (d/"a.parquet").read_bytes(); (d/"a.parquet").write_bytes(data[:len(data)//2])
+def spoil_xz(d): data = lzma.compress(prose(200_000).encode()); (d/"a.txt.xz").write_bytes(data[:len(data)//2])
+def spoil_gz(d): data = gzip.compress(prose(200_000).encode()); (d/"a.txt.gz").write_bytes(data[:len(data)//2])
+def spoil_jsonl(d): (d/"a.jsonl").write_text('{"text": "one"}\n{"text": "tw')
+def spoil_field(d): (d/"a.jsonl").write_text('{"body": "one"}\n')
+def spoil_column(d):
+    import pyarrow as pa, pyarrow.parquet as pq
+    pq.write_table(pa.table({"body": ["one"]}), d/"a.parquet")
+def spoil_blank(d): (d/"a.txt").write_text("\n \n")
+
+@pytest.mark.parametrize("spoil", [spoil_junk, spoil_parquet, spoil_xz, spoil_gz, spoil_jsonl, spoil_field, spoil_column], ids=lambda f: f.__name__[6:])
+def test_file_that_cannot_be_read_is_named(base, tmp_path, spoil):
+    folder = tmp_path/"texts"; folder.mkdir(); spoil(folder)
+    bad = next(folder.iterdir()).name
+    (folder/"0.txt").write_text(prose(20_000))           # a good file before it: it is the bad one that is named
+    one_line(pretrain(base, folder), bad)
+    nothing_half(base)
+
+def test_folder_of_blanks(base, tmp_path):
+    folder = tmp_path/"texts"; folder.mkdir(); spoil_blank(folder)
+    one_line(pretrain(base, folder), "texts")
+    nothing_half(base)
+
+# --- shapes ---
+
+def test_vocabulary_smaller_than_bytes_and_special_tokens(base):
+    one_line(run_module("tokenizer", "--run", "bad", "--vocab_size", 200, base=base, check=False), "200", "265")
+    one_line(door("--tier", "smoke", "--run", "small", "--vocab_size", 200), "200", "265", status=1)
+    nothing_half(base)
+
+def test_sequence_longer_than_the_corpus(base, tmp_path):
+    folder = tmp_path/"texts"; folder.mkdir(); (folder/"a.txt").write_text(prose(3000))
+    one_line(pretrain(base, folder, "--seq_len", 4096), "4096")
+    assert not leftovers(base) and not list(base.rglob("step_*"))
+
+@pytest.mark.parametrize("args, word", [(("--depth", 0), "depth"), (("--seq_len", 0), "seq_len"), (("--total_batch_size", 7), "7"), (("--dtype", "float8"), "float8"),
+                                        (("--tier", "huge"), "huge"), (("--num_iterations", -1), "num_iterations")])
+def test_impossible_settings(base, args, word):
+    one_line(run_module("scaling", "--run", "bad", *(() if "--tier" in args else ("--tier", "smoke")), *args, base=base, check=False), word)
+    assert not list(base.rglob("settings.json"))
+
+def test_unknown_option_of_a_module_is_named(base):
+    done = run_module("pretrain", "--run", "bad", "--iterations", 3, base=base, check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "--iterations" in done.stderr.splitlines()[-1]
+    assert not base.exists()
+
+# --- runs ---
+
+@pytest.mark.parametrize("module", ["evaluate", "tasks", "sft", "grpo", "report", "chat", "serve"])
+def test_run_that_is_not_there(base, module):
+    (base/"runs"/"here").mkdir(parents=True); (base/"runs"/"here"/"settings.json").write_text("{}")
+    one_line(run_module(module, "--run", "nosuch", base=base, check=False), "nosuch", "here")
+    assert [p.name for p in (base/"runs").iterdir()] == ["here"]
+
+@pytest.mark.parametrize("name", ["../up", "a b", ".hidden", "x"*101])
+def test_name_that_would_leave_the_folder(base, name):
+    one_line(door("--tier", "smoke", "--run", name), "run name", status=1)
+    one_line(run_module("tokenizer", "--run", name, base=base, check=False), "run name")
+    assert not base.exists()
+
+def test_changed_settings_under_an_old_name(smoke):
+    for args, words in ((("--depth", "5"), ("depth", "2", "5")), (("--seed", "9"), ("seed", "0", "9")), (("--tier", "laptop"), ("tier", "smoke", "laptop")), (("--vocab_size", "600"), ("vocab_size", "512", "600"))):
+        one_line(door("--run", smoke.name, *args, base=smoke.base), *words, status=1)
+        one_line(run_module("pretrain", "--run", smoke.name, *args, base=smoke.base, check=False), *words)
+
+def test_stage_before_its_turn(base):
+    run_module("scaling", "--run", "young", "--tier", "smoke", base=base)
+    for module, args in (("sft", ("--stage", "mid")), ("grpo", ()), ("evaluate", ("--stage", "base")), ("tasks", ("--stage", "sft")), ("chat", ())):
+        one_line(run_module(module, "--run", "young", *args, base=base, check=False), "young" if module != "evaluate" else "")
+
+def test_settings_that_are_damaged(base):
+    run_module("scaling", "--run", "torn", "--tier", "smoke", base=base)
+    file = base/"runs"/"torn"/"settings.json"; file.write_text(file.read_text()[:40])
+    one_line(door("--run", "torn"), "settings.json", status=1)
+    one_line(run_module("pretrain", "--run", "torn", base=base, check=False), "settings.json")
+
+def test_tokenizer_that_is_damaged(smoke, tmp_path):
+    run = smoke.before("base", tmp_path); file = run.dir/"tokenizer"/"tokenizer.json"
+    file.write_text(file.read_text()[:1000])
+    one_line(run.train("base", check=False), "tokenizer.json")
+
+def test_two_starts_at_once(base, tmp_path):
+    first = subprocess.Popen(["bash", str(ROOT/"speedrun.sh"), "--tier", "smoke", "--run", "twice"], env=door_environment(base), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        lock = base/"runs"/"twice"/".lock"
+        while first.poll() is None and not (lock.exists() and lock.read_text()): time.sleep(0.05)
+        one_line(door("--tier", "smoke", "--run", "twice"), "twice", str(first.pid), status=1)
+        while first.poll() is None and not (base/"runs"/"twice"/"settings.json").exists(): time.sleep(0.05)
+        one_line(run_module("pretrain", "--run", "twice", base=base, check=False), "twice", "in use")
+        one_line(door("clean", "twice"), "in use", status=1)
+        assert first.poll() is None, "the first goes on undisturbed"
+    finally: os.killpg(first.pid, signal.SIGKILL); first.wait()
+    assert door("clean", "twice").returncode == 0, "the lock ends with the job, however it ends"
+
+# --- a full disk ---
+
+def small_disk(path, size):
+    "Mount a small file system in memory; False where that is not allowed"
+    path.mkdir(parents=True, exist_ok=True)
+    return sys.platform == "linux" and subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)], capture_output=True).returncode == 0
+
+@pytest.mark.slow
+def test_full_disk_and_then_room_again(smoke, tmp_path):
+    disk = tmp_path/"disk"
+    if not small_disk(disk, "1500k"): pytest.skip("mounting is not allowed here")
+    try:
+        args = ("--run", "full", "--tier", "smoke", "--seed", 0, "--dtype", json.loads((smoke.dir/"results"/"base.json").read_text())["dtype"])
+        one_line(run_module("pretrain", *args, base=disk, check=False), "no space left", str(disk))
+        run = Run(disk, "full")
+        assert not leftovers(disk) and not list((run.dir/"base").glob("step_*"))
+        subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
+        run_module("pretrain", *args, base=disk)
+        assert run.weights("base") == smoke.weights("base"), "the same command, with room, ends where it would have ended"
+    finally: subprocess.run(["umount", "-l", str(disk)])
+
+@pytest.mark.parametrize("where", ["fsync", "rename"])
+def test_no_space_at_any_write_leaves_nothing_half(tmp_path, monkeypatch, where):
+    from nanochat.runtime import atomic_write, write_checked
+    def full(*a, **k): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    atomic_write(tmp_path/"a.json", "old")
+    for name in dict(fsync=("fsync",), rename=("rename", "replace"))[where]: monkeypatch.setattr(os, name, full)
+    with pytest.raises(OSError): atomic_write(tmp_path/"a.json", "new")
+    with pytest.raises(OSError): write_checked(tmp_path/"base"/"step_1", {"model.safetensors": b"x"*1000}, {})
+    monkeypatch.undo()
+    assert (tmp_path/"a.json").read_text() == "old" and not leftovers(tmp_path) and not (tmp_path/"base"/"step_1").exists()
