@@ -120,8 +120,8 @@ set_up() {   # the environment in .venv, made once; again only where settings.in
   find_python
   if [ -n "${NANOCHAT_SKIP_SETUP-}" ]; then BIN=$(dirname "$PY"); return 0; fi
   local want; want=$(house stamp)
-  if [ "$(cat .venv/.nanochat-stamp 2>/dev/null || true)" = "$want" ] && ! crate_came; then BIN=$HERE/.venv/bin; return 0; fi
-  if ! .venv/bin/python -c '' 2>/dev/null; then
+  if [ "$PY" = "$HERE/.venv/bin/python" ] && [ "$(cat .venv/.nanochat-stamp 2>/dev/null || true)" = "$want" ] && ! crate_came; then BIN=$HERE/.venv/bin; return 0; fi
+  if [ "$PY" != "$HERE/.venv/bin/python" ]; then       # none yet, or one that no longer starts
     say "set-up: making .venv with $("$PY" --version)"
     rm -rf .venv
     "$PY" -m venv .venv >&2 || die "python's venv module can't make .venv here (on Debian and Ubuntu: install python3-venv), then run the same command again"
@@ -394,4 +394,4 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd); CALLER=$PWD
 case "${NANOCHAT_BASE_DIR-}" in ""|/*|"~"*) ;; *) export NANOCHAT_BASE_DIR="$CALLER/$NANOCHAT_BASE_DIR" ;; esac    # what is relative, is so to the caller
 case "${PYTHON-}" in /*) ;; */*) PYTHON=$CALLER/$PYTHON ;; esac
 cd "$HERE"
-main "$@"
+{ main "$@"; exit; }    # read as one piece: a script that is changed while it runs must not be read on from

@@ -39,10 +39,12 @@ def apply_rope(
 class _RMSNorm(torch.autograd.Function):
     "y = x/rms(x), with the gradient worked out by hand: about half the time of torch's own on CPU"
     @staticmethod
-    def forward(ctx, x):
+    def scale(x):
         acc = torch.promote_types(x.dtype, torch.float32)            # bfloat16 sums in float32
-        r = torch.rsqrt(x.square().mean(-1, keepdim=True, dtype=acc) + torch.finfo(acc).eps).to(x.dtype)
-        y = x*r
+        return torch.rsqrt(x.square().mean(-1, keepdim=True, dtype=acc) + torch.finfo(acc).eps).to(x.dtype)
+    @staticmethod
+    def forward(ctx, x):
+        r = _RMSNorm.scale(x); y = x*r
         ctx.save_for_backward(y, r)
         return y
     @staticmethod
@@ -55,7 +57,8 @@ def rms_norm(
     x:Tensor,   # any shape; the last dimension is the vector
 )->Tensor:      # the same shape and dtype
     "Scale each vector to root-mean-square 1, without learned gain"
-    return _RMSNorm.apply(x) if x.device.type == "cpu" else F.rms_norm(x, (x.size(-1),))   # on GPUs torch has a fused kernel
+    if x.device.type != "cpu": return F.rms_norm(x, (x.size(-1),))                   # on GPUs torch has a fused kernel
+    return _RMSNorm.apply(x) if torch.is_grad_enabled() else x*_RMSNorm.scale(x)     # decoding keeps no record for a way back
 
 # %% ../nbs/08_attention.ipynb #47bd8421
 def visible(
