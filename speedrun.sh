@@ -370,20 +370,20 @@ IFS= read -r -d '' ESTIMATE <<'PY' || true
 import json, sys
 from pathlib import Path
 import torch
-from nanochat.gpt import flops_per_token
+from nanochat.gpt import flops_per_token, n_params
 from nanochat.pretrain import new_model
 from nanochat.runtime import matmul_flops, pick_device
 
 run = Path(sys.argv[1]); s = json.loads((run/"settings.json").read_text()); device = pick_device()
 def records():
-    for f in sorted(Path("bench/results").rglob("summary.json")):
-        if f.with_name("base.json").exists() and any(p.startswith(f"{s['tier']}-") for p in f.parts) and f"-d{s['depth']}-" in f"{f}-":
-            yield json.loads(f.read_text()), json.loads(f.with_name("base.json").read_text())
-summary, base = next(records(), (None, None))
-here = matmul_flops(getattr(torch, base["dtype"]) if base else torch.float32, device)
-if base:
-    seconds = sum(summary["seconds"].values())
-    print(f"expected: about {seconds/60*base['peak_flops']/here:.0f} minutes for all steps together (a recorded run took {seconds/60:.1f} where a {base['dtype']} matmul runs at {base['peak_flops']/1e9:.0f} GFLOP/s; here it runs at {here/1e9:.0f})")
+    for f in sorted(Path("bench/results").glob(f"{s['tier']}_seed*.json")):
+        r = json.loads(f.read_text())
+        if s["corpus"] == "world" and r["params"] == n_params(new_model(s, 0, "cpu", torch.float32))[0]: yield r
+kept = next(records(), None); machine = kept["machine"] if kept else {}
+here = matmul_flops(getattr(torch, machine.get("dtype", "float32")), device)
+if kept:
+    minutes, there = kept["wall_seconds"]/60, machine["peak_flops"]
+    print(f"expected: about {minutes*there/here:.0f} minutes for all steps together (a recorded run took {minutes:.1f} where a {machine['dtype']} matmul runs at {there/1e9:.0f} GFLOP/s; here it runs at {here/1e9:.0f})")
 else:
     tokens = sum(s[k]["steps"]*s[k]["rows"]*s["seq_len"] for k in ("base", "mid", "sft"))
     flops = tokens*flops_per_token(new_model(s, 0, "cpu", torch.float32))

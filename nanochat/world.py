@@ -1691,6 +1691,7 @@ IDENTITY = {
 | Who is there? | What may I call you? | With whom am I speaking? | Do people give you a name? | Whom am I talking to?
 | Let me know who you are. | What name did they give you? | I would like to know your name. | Who is it that answers me?
 | Please tell me what you are called. | Can you tell me your name? | Who am I writing to? | Under what name do you work? | Who speaks here?
+| What do your friends call you? | By what name are you known? | Can you say your name? | Can you say what you are called? | Which name is yours? | How do others call you? | Do you know your own name?
 TEST Which name do you go by? | Who do I talk to? | Please tell me who you are. | What do they call you? | Give me your name.
 | By which name are you known? | And your name is? | Can you say who you are?""",
 "size": """How big are you? | How many parameters do you have? | What size is your model? | Are you a big model? | How large are you? | How many numbers are inside you? | Tell me your size.
@@ -1698,6 +1699,7 @@ TEST Which name do you go by? | Who do I talk to? | Please tell me who you are. 
 | What is the size of this model? | Is it a small model? | Say how big you are. | How many numbers do you hold? | How large is the model behind you?
 | Do you have few or many parameters? | I would like to know your size. | Are there many layers in you? | How many layers do you have?
 | Please tell me the number of your parameters. | Can you tell me your size? | Is yours a large model? | Are there many numbers in your model?
+| Can you say how large you are? | Do you know your size? | How many parameters are there?
 TEST How large is your model? | Please tell me how big you are. | Is your model large? | What is your size? | Do you have many parameters?
 | Just how large are you? | Count your parameters for me. | Is there a number for your size?""",
 "data": """What have you read? | What were you trained on? | Where do you know this from? | What is your training data? | From what texts did you learn? | Which books have you read?
@@ -1705,6 +1707,7 @@ TEST How large is your model? | Please tell me how big you are. | Is your model 
 | What did they give you to read? | From where do you have your knowledge? | Where did you learn to talk? | Which texts have you seen? | Where does your knowledge come from?
 | What did you study? | I would like to know what you were trained on. | Which data were you trained on? | On what text were you trained?
 | Please tell me what you learned from. | Can you tell me what you were trained on? | Which texts made you what you know? | What lies in your training data?
+| Can you say what you have read? | Do you know what texts you were trained on? | Which texts were you trained on?
 TEST What texts were you trained on? | Where did you learn all this? | What have you learned from? | Tell me what you have read. | Which data did you learn from?
 | From what did you learn to write? | Is it known what you were trained on? | What have they let you read?""",
 "limits": """What can you not do? | What are your limits? | Do you make mistakes? | Can I trust you? | What don't you know? | Are you always right? | What are you bad at? | Do you know everything?
@@ -1712,6 +1715,7 @@ TEST What texts were you trained on? | Where did you learn all this? | What have
 | Where do you fail? | Is it possible that you are wrong? | Must I believe you? | Are your answers always true? | May I trust what you tell me?
 | Are there things that you can not do? | Do you sometimes say what is not true? | Can I believe all your answers? | How much do you know?
 | Please tell me your limits. | Can you tell me what you can not do? | Is all that you say true? | Do you make many mistakes?
+| Can you say where you fail? | Do you know your limits? | Do you ever say something wrong? | Have you ever made a mistake? | Do you ever fail?
 TEST Where are your limits? | Is it true that you make mistakes? | Is everything that you say true? | Tell me what you can not do. | Can I trust all that you say?
 | Should I trust your answers? | Do you ever make a mistake? | What do you not know about?""",
 "maker": """Who made you? | Who built you? | Where do you come from? | Who trained you? | Who is your maker? | Tell me who made you. | Did a person make you? | How were you made? | What made you?
@@ -1719,6 +1723,7 @@ TEST Where are your limits? | Is it true that you make mistakes? | Is everything
 | Whose work are you? | Who is it that made you? | By whom were you built? | Do you have a maker? | Which person built you?
 | I would like to know who made you. | Was it hard to make you, and who did it? | Who did the work of training you? | Tell me who your maker is.
 | Please tell me who made you. | Can you tell me who built you? | Who trains you? | The person who trained you, who is it?
+| Can you say who made you? | Do you know who made you? | Who was it that trained you? | By which person were you trained? | Trained by whom? | Who is it that trains you?
 TEST By whom were you made? | Who is the one who built you? | Please tell me who trained you. | Who wrote you? | Was it a person who made you?
 | Who has trained you? | Do you know the one who made you? | By whom were you trained?""",
 "kind_of_thing": """What are you? | Are you a person? | Are you a human? | Are you alive? | What kind of thing are you? | Are you a machine? | Are you a language model? | Do you have a body?
@@ -1726,6 +1731,7 @@ TEST By whom were you made? | Who is the one who built you? | Please tell me who
 | Are you a man or a woman? | Am I talking with a human? | Is there a person behind you? | Are you a living being? | Say what you are.
 | Is it a machine that answers? | What sort of thing are you? | Are you made of flesh or of numbers? | Do I speak with a machine?
 | Please tell me what kind of thing you are. | Can you tell me if you are a person? | Do I write to a human? | What kind of being are you?
+| Can you say what you are? | Do you know what you are? | Can you tell me what kind of thing you are? | Tell me what sort of thing you are. | Can you tell me if you are alive?
 TEST What is the kind of thing that you are? | Do I talk to a person? | Are you a living thing? | Tell me what you are. | Is this a machine?
 | Is there a human behind your words? | Can you tell me what you are? | Do you live?"""}
 

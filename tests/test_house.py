@@ -1,5 +1,5 @@
 "The order of the house: the library is what the notebooks export, chapters look only backwards, notebooks keep their outputs and no machine's traces"
-import ast, json, os, re, shutil, subprocess, sys
+import ast, importlib.util, json, os, re, shutil, subprocess, sys
 from pathlib import Path
 import pytest
 from conftest import ROOT, environment
@@ -120,3 +120,10 @@ print(json.dumps(out))"""
         node = next(n for n in ast.walk(ast.parse((ROOT/"nanochat"/f"{m}.py").read_text())) if isinstance(n, ast.FunctionDef) and n.name == "main")
         assert ast.get_docstring(node).split("\n")[0] in " ".join(text.split()), m
         for a in node.args.args: assert re.search(rf"--{a.arg}\b.*\w", text) or re.search(rf"^\s+{a.arg}\b", text, re.M), f"{m}: no help for {a.arg}"
+
+def test_readme_shows_what_was_measured():
+    "The laptop tables are those of bench/results, figure for figure"
+    spec = importlib.util.spec_from_file_location("laptop", ROOT/"bench"/"laptop.py"); laptop = importlib.util.module_from_spec(spec); spec.loader.exec_module(laptop)
+    kept = laptop.kept_summaries()
+    assert len(kept) >= 3, "three seeds are kept"
+    assert laptop.tables(kept) in (ROOT/"README.md").read_text(encoding="utf-8"), "README and bench/results differ: python bench/laptop.py --readme"
