@@ -25,10 +25,28 @@ def goals(s):
             ("mc_easy after sft", sc("sft", "mc_easy")["score"], "0.70", sc("sft", "mc_easy")["score"] >= 0.7),
             ("mc_hard after sft", sc("sft", "mc_hard")["score"], "0.45, and above 0.25 by its interval", sc("sft", "mc_hard")["lo"] > 0.25 and sc("sft", "mc_hard")["score"] >= 0.45),
             ("word_problems after sft", wp, "0.40 to 0.80", 0.4 <= wp <= 0.8), ("word_problems after rl", sc("rl", "word_problems")["score"], "10 points more", sc("rl", "word_problems")["score"] >= wp+0.1),
-            ("identity after sft", sc("sft", "identity")["score"], "0.90", sc("sft", "identity")["score"] >= 0.9)]
+            ("identity after sft", sc("sft", "identity")["score"], "0.90", sc("sft", "identity")["score"] >= 0.9),
+            ("products called and right", s["products"]["right"]/s["products"]["n"], "0.90", s["products"]["right"] >= 0.9*s["products"]["n"])]
     for what, a, b, k in (("mid moves mc_easy by", "base", "mid", "mc_easy"), ("sft moves identity by", "mid", "sft", "identity"), ("rl moves word_problems by", "sft", "rl", "word_problems")):
         rows.append((what, *moved(a, b, k)))
     return rows
+
+def products(run, n=50):
+    "Ask the run's last model for n products of numbers that it never saw together, token by token at temperature 1: how many replies call the calculator, and how many do and end in the right product"
+    sys.path.insert(0, str(here))
+    import random
+    from nanochat.chat import ToolUse, load_chat, parts_text, render_prompt
+    from nanochat.engine import Engine
+    from nanochat.tasks import final_number
+    from nanochat.world import is_test_pair
+    model, tok, _ = load_chat(run); rng = random.Random(0)
+    pairs = [p for p in ((rng.randint(2, 99), rng.randint(2, 99)) for _ in range(50*n)) if is_test_pair(*p)][:n]
+    prompts = [render_prompt(tok, [dict(role="user", content=f"What is {a} * {b}?")]) for a, b in pairs]
+    ends = (tok.special("<|assistant_end|>"), tok.bos)
+    rows = Engine(model, max_rows=n).generate(prompts, max_tokens=64, temperature=1., stop_ids=ends, hook=lambda: ToolUse(tok))
+    called = [not all(r.sampled) for r in rows]                    # a result was put in: the call was the model's own
+    right = [c and final_number(parts_text(tok, [i for i in r.ids if i not in ends])) == a*b for r, c, (a, b) in zip(rows, called, pairs)]
+    return dict(n=n, called=sum(called), right=sum(right))
 
 def tables(kept:dict)->str:
     "The README's tables of the kept summaries: the first seed's scores, and what it took for all"
@@ -36,11 +54,11 @@ def tables(kept:dict)->str:
     cell = lambda v: f"{v['score']:.0%} ({v['lo']:.0%}–{v['hi']:.0%})" if v else ""
     out = [f"Seed {first['seed']}: right answers with their 95% intervals, on questions held out from training.", "", "| | n | " + " | ".join(map(str.upper, STAGES)) + " |", "|---|---:|" + "---|"*4]
     for k in METRICS: out.append(f"| {k} | {first['scores']['sft'][k]['n']} | " + " | ".join(cell(first["scores"].get(st, {}).get(k)) for st in STAGES) + " |")
-    out += ["", "| seed | the whole command | its stages | peak memory | bits per byte: bigram → BASE | core after BASE | mc_easy, mc_hard after SFT | word problems SFT → RL | identity after SFT |", "|---:|---|---|---|---|---|---|---|---|"]
+    out += ["", "| seed | the whole command | its stages | peak memory | bits per byte: bigram → BASE | core after BASE | mc_easy, mc_hard after SFT | word problems SFT → RL | identity after SFT | products right, by calculator |", "|---:|---|---|---|---|---|---|---|---|---|"]
     pc = lambda s, st, k: f"{s['scores'][st][k]['score']:.0%}"
     for s in kept.values():
         out.append(f"| {s['seed']} | {s['wall_seconds']/60:.1f} min | {sum(s['seconds'].values())/60:.1f} min | {s['peak_rss_mb']/1024:.1f} GB | {s['bpb']['bigram']:.3f} → {s['bpb']['base']:.3f} | {pc(s, 'base', 'core')} "
-                   f"| {pc(s, 'sft', 'mc_easy')}, {pc(s, 'sft', 'mc_hard')} | {pc(s, 'sft', 'word_problems')} → {pc(s, 'rl', 'word_problems')} | {pc(s, 'sft', 'identity')} |")
+                   f"| {pc(s, 'sft', 'mc_easy')}, {pc(s, 'sft', 'mc_hard')} | {pc(s, 'sft', 'word_problems')} → {pc(s, 'rl', 'word_problems')} | {pc(s, 'sft', 'identity')} | {s['products']['right']} of {s['products']['n']} |")
     out += ["", f"{first['params']/1e6:.1f}M parameters, {first['tokens']['base']/1e6:.1f}M tokens of pretraining. Measured with {m['cores']} cores of one {m['cpu']} ({m['dtype']} matmul: {m['peak_flops']/1e9:.0f} GFLOP/s), "
             f"Python {m['python']}, torch {m['torch']}, by `python bench/laptop.py`; the summaries are kept in `bench/results/`."]
     return "\n".join(out)
@@ -67,6 +85,7 @@ def main():
         wall, res = time.time()-t0, base/"runs"/run/"results"
         s, b = (json.loads((res/f"{k}.json").read_text()) for k in ("summary", "base"))
         s["wall_seconds"], s["machine"] = round(wall), dict(b["provenance"], dtype=b["dtype"], peak_flops=b["peak_flops"])
+        os.environ["NANOCHAT_BASE_DIR"] = str(base); s["products"] = products(run)
         out = here/"bench"/"results"/f"laptop_seed{seed}.json"
         out.parent.mkdir(exist_ok=True); out.write_text(json.dumps(s, indent=1)+"\n")
         print(f"\nseed {seed}: {wall/60:.1f} minutes in all, kept in {out.relative_to(here)}")

@@ -23,7 +23,7 @@ from nanochat.scaling import config_for
 from nanochat.tokenizer import Tokenizer
 
 # ours: found by trials on two cores
-OURS = dict(vocab_size=1024, depth=4, n_embd=128, n_head=2, seq_len=256, rows=4, lanes=4, steps=1400, matrix_lr=0.01, embed_lr=0.1, head_lr=0.002, warmdown=0.5)
+OURS = dict(vocab_size=1024, depth=4, n_embd=128, n_head=2, seq_len=256, rows=4, lanes=4, steps=1250, matrix_lr=0.01, embed_lr=0.1, head_lr=0.002, warmdown=0.5)
 PEER = dict(n_layer=4, n_head=4, n_embd=128, block=64, batch=12, iterations=2000, lr=1e-3, min_lr=1e-4, warmup=100, betas=(0.9, 0.99), weight_decay=0.1, clip=1.0)
 
 class Peer:
