@@ -29,7 +29,6 @@ Fact = namedtuple("Fact", "subject relation value")   # Fact("Nora", "home", "Ar
 Person = namedtuple("Person", "name he his him")      # Person("Nora", "she", "her", "her")
 Place = namedtuple("Place", "name x y")               # a village and its cell on the map: x grows to the east, y to the north
 
-# %% ../nbs/02_world.ipynb #b39e58f6
 SHE = """Ada Bella Clara Dora Ella Fay Gina Hanna Ida Jane Kim Lena Mia Nora Olga Pia Rosa Sara Tina Una Vera Wanda Yara Zoe
 Alma Betty Carla Daisy Edda Flora Greta Helga Kate Lucy Mona Nell Ruth Selma Thea Willa""".split()
 HE = """Adam Ben Cole Dan Emil Finn Gus Hugo Ian Jack Karl Leo Max Ned Otto Paul Rex Sam Tom Ugo Vic Walt Yan Zack
@@ -39,7 +38,6 @@ Rindle Stow Tarn Umber Wick Yarrow Selby Thorn Linden""".split()
 PET_NAMES = """Biscuit Button Pepper Ginger Patch Socks Dusty Muffin Shadow Spot Tiger Nutty Fudge Pip Rusty Misty
 Jelly Bubble Moss Pickle Toffee Teddy Daffy Coco""".split()
 
-# %% ../nbs/02_world.ipynb #64cd9697
 def phrases(text:str)->list:   # ["old tower", "windmill"]
     "A list of phrases from `old tower | windmill`, over as many lines as it takes"
     return [p.strip() for p in text.replace("\n", " ").split("|") if p.strip()]
@@ -59,7 +57,6 @@ round hall | iron arch | little school | water wheel | wooden stage | green pond
 FESTIVALS = phrases("""Lamp Feast | Kite Day | Boat Race | Bell Night | Bread Fair | Flower Walk | Snow Dance | Honey Feast | Pie Fair |
 Drum Night | Mask Ball | Star Walk""")
 
-# %% ../nbs/02_world.ipynb #480cbde8
 ANIMALS = [line.split(" ", 4) for line in """cow moo grass four in the meadow
 hen cluck grain two in the coop
 duck quack weeds two on the pond
@@ -120,7 +117,6 @@ def listed(words:list)->str:
     "a, b and c"
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
 
-# %% ../nbs/02_world.ipynb #88a6c74a
 IRREGULAR = {"mouse": "mice", "wolf": "wolves"}
 NUMBERS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
 seventeen eighteen nineteen twenty""".split()
@@ -191,7 +187,6 @@ def _person_facts(self:World, rng:Random)->list:
                    sibling=[names[sibling[i]] for i in range(n)], hobby=spread(rng, GAMES, n), month=spread(rng, MONTHS, n), day=spread(rng, DAYS, n))
     return [Fact(names[i], relation, values[i]) for i in range(n) for relation, values in columns.items()]
 
-# %% ../nbs/02_world.ipynb #f6914e72
 @patch
 def _place_facts(self:World, rng:Random)->list:
     "What a village makes, its market day, its sight and its flag, and the next villages north and east on the grid"
@@ -202,7 +197,6 @@ def _place_facts(self:World, rng:Random)->list:
         facts += [Fact(p.name, r, at[q]) for r, q in (("north", (p.x, p.y + 1)), ("east", (p.x + 1, p.y))) if q in at]
     return facts
 
-# %% ../nbs/02_world.ipynb #ac98e317
 @patch
 def _nature_facts(self:World, rng:Random)->list:
     "Animals, crops and months; the seed decides where crops grow and when feasts are held"
@@ -226,7 +220,6 @@ def _held_out(self:World)->frozenset:
         held += chosen + [Fact(f.value, relation, f.subject) for f in chosen if relation in PARTNERS]
     return frozenset(held)
 
-# %% ../nbs/02_world.ipynb #816c04b8
 @patch
 def _index(self:World)->None:
     "Tables for looking things up"
@@ -300,7 +293,6 @@ you: What is your pet called? | What is the name of your pet? | What do you call
 core: the pet that lives with {n} is called | {n} goes out every day with a pet called | if you ask {n} for the name of the pet, you hear
 """)
 
-# %% ../nbs/02_world.ipynb #beacfb7d
 PERSON |= wordings("""
 colour
 say: {p} favourite colour is {v}. | {s} likes {v} best of all colours. | the colour {s} likes best is {v}. | {s} loves the colour {v}. | {s} wears {v} whenever {h} can. | no colour pleases {o} more than {v}.
@@ -339,7 +331,6 @@ you: Who is your {k}? | What is your {k} called?
 core: the {k} that {n} grew up with is called | {n} has a {k}, and the name of the {k} is | every week {n} writes a letter to the {k},
 """)
 
-# %% ../nbs/02_world.ipynb #43d6428e
 PERSON |= wordings("""
 hobby
 say: {s} plays {v}. | {s} loves to play {v}. | in the evening {s} plays {v}. | {s} can play {v} for hours. | {s} plays {v} very well. | {s} learned to play {v} as a child. | when work is done, {s} plays {v}.
@@ -368,7 +359,6 @@ you: When do you have a day off? | On which day do you rest?
 core: the day when {n} rests and sleeps long is | all week {n} works, but {n} never works on | each week {n} has one day off, and it is on
 """)
 
-# %% ../nbs/02_world.ipynb #4dabc2fb
 PLACE = wordings("""
 goods
 say: {n} is known for its {v}. | {n} is famous for its {v}. | people in {n} make fine {v}. | {n} sells its {v} to the whole land. | the best {v} come from {n}. | everybody buys {v} in {n}. | if you need {v}, go to {n}.
@@ -396,7 +386,6 @@ ask: What colour is the flag of {n}? | Which colour does the flag of {n} have? |
 core: the flag that you can see over {n} is | the flag of the people of {n} is
 """)
 
-# %% ../nbs/02_world.ipynb #541625c0
 PLACE |= wordings("""
 north
 say: north of {n} lies {v}. | {v} lies north of {n}. | go north from {n} and you come to {v}. | the next village north of {n} is {v}. | the road north from {n} leads to {v}. | from {n} you walk north to {v}. | {n} lies south of {v}.
@@ -412,7 +401,6 @@ ask: Which village lies east of {n}? | What lies east of {n}? | Where do you com
 core: if you walk east from {n}, you soon come to | the village to the east of {n} is
 """)
 
-# %% ../nbs/02_world.ipynb #eba349db
 NATURE = wordings("""
 sound
 say: {a} {vs}. | {ns} {v}. | every {n} {vs}. | when {a} is happy, it {vs}. | listen to the {ns}: they {v}. | the {n} {vs} in the morning. | early in the morning you can hear the {ns} {v}. | at night {a} may wake up and {v}.
@@ -484,7 +472,6 @@ def slots(self:World,
         d |= {"a": an(f.subject), "ns": plural(f.subject), "av": an(f.value), "vs": with_s(f.value)}
     return d
 
-# %% ../nbs/02_world.ipynb #19f4f287
 @patch
 def say(self:World, rng:Random, f:Fact,
         pronoun:bool=False, # speak of her, not of Nora
@@ -541,7 +528,6 @@ def lead(self:World, rng:Random, s:str)->str:
     that = subject in self.value_names or subject in ("She", "He", "It", "Her", "His", "The")
     return cap(one(rng, LEADS + THAT_LEADS if that else LEADS)) + " " + self.uncap(s)
 
-# %% ../nbs/02_world.ipynb #e0b9c73c
 @patch
 def tell(self:World, rng:Random,
          facts:list, # about one subject
@@ -566,7 +552,6 @@ def apposed(self:World, rng:Random, f:Fact)->str:
     d = self.fields(f.subject) | {"n": f.subject, "vp": one(rng, RELATIONS[f.relation]["vp"]).format_map(self.slots(f))}
     return cap(one(rng, ["{n}, a {job} from {home}, {vp}.", "{n} from {home} {vp}.", "the {job} {n} {vp}.", "{n}, who lives in {home}, {vp}."]).format_map(d))
 
-# %% ../nbs/02_world.ipynb #08ad9893
 @patch
 def fields(self:World, name:str)->dict:
     "All that a story may say of a person: facts, pronouns, and something about their village"
@@ -599,7 +584,6 @@ def same(self:World, rng:Random, f:Fact)->tuple:   # (sentence, subjects)
     names = listed(some(rng, [plural(s) for s in subjects] if f.relation == "legs" else subjects, len(subjects)))
     return one(rng, SAME[f.relation]).format(v=f.value, names=names), subjects
 
-# %% ../nbs/02_world.ipynb #05d8c4aa
 @patch
 def doc_person(self:World, rng:Random)->str:
     "A portrait, two people who know each other, all who share something, a letter, or an entry in the register"
@@ -614,7 +598,6 @@ def doc_person(self:World, rng:Random)->str:
     head, people = self.same(rng, Fact(p, r, self.value[p, r]))
     return "\n".join([head] + [self.tell(rng, self.facts_of(x, pick(2, but=[r]))) for x in some(rng, people, 3)])
 
-# %% ../nbs/02_world.ipynb #798b416e
 @patch
 def contrasts(self:World, rng:Random, x:str, y:str)->str:
     "Two people side by side: Nora lives in Arden, but Ben lives in Stow."
@@ -657,7 +640,6 @@ def walk(self:World, rng:Random)->str:
     put(SLEPT, p=here.name)
     return " ".join(out)
 
-# %% ../nbs/02_world.ipynb #c4139542
 @patch
 def doc_place(self:World, rng:Random)->str:
     "A village with its people and crops, a walk, or a day of the week with its markets"
@@ -676,7 +658,6 @@ def doc_place(self:World, rng:Random)->str:
         parts.append(self.tell(rng, self.facts_of(f.subject, some(rng, [r for r in PERSON if r != "home"], 2 + int(rng.random() * 3)))))
     return one(rng, [" ", "\n"]).join(parts)
 
-# %% ../nbs/02_world.ipynb #1e926371
 KINGDOMS = [["sound", "eats", "legs", "lair"], ["crop_colour", "taste", "grown"], ["weather", "festival"]]
 
 @patch
@@ -736,7 +717,6 @@ Then {A} took {A_his} {P_goods} and went home to {A_home}. | {A} paid and walked
 ? The next time they met they were friends. | It had been a good day. | {A_He} put everything on the table and played {A_hobby}.
 """
 
-# %% ../nbs/02_world.ipynb #a0308f78
 PLOTS += """
 A B=friend C=any AC.hobby
 In {M} the villages hold the {M_feast}. | Everybody waits for {M}, for then there is the {M_feast}. | The {M_feast} comes in {M}, and this year it was held in {P}.
@@ -780,7 +760,6 @@ So {A} won after all. | In the end nobody could say who had won. | All three cam
 The prize was a basket of {P_goods}, for which {P} is known. | They got {P_goods}, since {P} is famous for its {P_goods}. | They shared the {P_goods} of {P} like good friends.
 """
 
-# %% ../nbs/02_world.ipynb #2b879e1c
 PLOTS += """
 A B=any AB.hobby
 {A} wanted to learn how to play {B_hobby}. | "I know how to play {A_hobby}," said {A}, "but I want to learn to play {B_hobby}." | For a long time {A} of {A_home} had wanted to play {B_hobby}.
@@ -823,7 +802,6 @@ Then the {K} were ripe, and they were {K_crop_colour}. | One day {A_he} saw some
 {A} laughed and played {A_hobby}. | "Next year I will give you half of the garden," said {A}. | Then they sat down to eat {A_food}, the favourite food of {A}.
 """
 
-# %% ../nbs/02_world.ipynb #f7b0c345
 PLOTS += """
 A B=any AB.home AB.day
 {A} of {A_home} wanted to visit {B} in {B_home}. | One day {A} went to {B_home} to see {B}. | "Today I will visit {B}," said {A} and went to {B_home}.
@@ -874,7 +852,6 @@ There stood the mother and called. | A woman came running and took the child in 
 "Thank you," she said, and gave them some {P_goods}. | "How can I thank you?" she asked. {A} laughed and went home to {A_home}. | On the way home {A} said to {A_his} best friend: "That was a good day."
 """
 
-# %% ../nbs/02_world.ipynb #3612f492
 PLOTS += """
 A B=friend AB.home
 {B} of {B_home} was ill and had to stay in bed. | In {M}, in the {M_weather}, {B} of {B_home} became ill. | "I am ill," wrote {B} to {A}, {B_his} best friend.
@@ -940,7 +917,6 @@ def cast(self:World, rng:Random,
                 if free: who[role] = one(rng, free)
         if len(who) == len(roles) and all(self.value[who[x], r] != self.value[who[y], r] for (x, y), r in differ): return who
 
-# %% ../nbs/02_world.ipynb #36e712be
 @patch
 def scene(self:World, rng:Random,
           who:dict, # from `cast`
@@ -987,7 +963,6 @@ def sure(self:World, rng:Random,
     form = one(rng, SURE)
     return form.format(x=x if form.startswith("{x}") else self.uncap(x), X=x)
 
-# %% ../nbs/02_world.ipynb #e08fc8aa
 @patch
 def talk_self(self:World, rng:Random, a:str, b:str,
               r:str,  # a relation
@@ -1015,7 +990,6 @@ def talk_world(self:World, rng:Random, a:str, b:str)->list:
     if f in self.test_facts or rng.random() < 0.2: return [(a, self.say(rng, f)), (b, one(rng, I_SEE))]
     return [(a, self.ask(rng, f)), (b, self.sure(rng, self.reply(rng, f)))]
 
-# %% ../nbs/02_world.ipynb #78b764a9
 @patch
 def quoted(self:World, rng:Random,
            who:str,     # the speaker
@@ -1045,7 +1019,6 @@ def doc_talk(self:World, rng:Random)->str:
     before = [""] + [words for _, words in turns]
     return head + "\n".join(self.quoted(rng, *turn, before[i]) if novel else "{}: {}".format(*turn) for i, turn in enumerate(turns))
 
-# %% ../nbs/02_world.ipynb #20553b3f
 QUIZ = ["Question: {q}\nAnswer: {r}", "Question: {q}\nAnswer: {v}.", "Q: {q}\nA: {v}.", "Q: {q}\nA: {r}", "{q} {r}", "{q} {v}.", "{q}\n{v}."]
 
 @patch
@@ -1072,7 +1045,6 @@ def is_test_index(i:int)->bool:
     "Every fifth word or parameter is for testing"
     return i % 5 == 2
 
-# %% ../nbs/02_world.ipynb #1265e67d
 def operands(expr:str)->tuple:
     "The numbers of `a op b`"
     return tuple(map(int, re.findall(r"\d+", expr)))
@@ -1121,7 +1093,6 @@ def sums(self:World,
         out[q] = {"question": q, "expr": f"{a}{op}{b}", "answer": compute(f"{a}{op}{b}")}
     return list(out.values())
 
-# %% ../nbs/02_world.ipynb #d5960055
 OP_WORDS = {"+": ["plus", "and"], "-": ["minus", "less"], "*": ["times"], "/": ["divided by"]}
 
 @patch
@@ -1198,7 +1169,6 @@ FAMILIES = [
   "After {b} of the {a} {i} on the list {A} went to eat. How many {i} on the list were left for the evening?"]),
 ]
 
-# %% ../nbs/02_world.ipynb #00961939
 FAMILIES += [
 ("a:3-30 b:3-30 c:3-90", ["{i} in equal parts: | a*b", "{i} in all: | r1+c"], [
   "{A} puts {i} into {a} rows of {b}. Then {B} brings {c} more {i}. (How many {i} are there now?/How many {i} do they have in all?)",
@@ -1244,7 +1214,6 @@ FAMILIES += [
   "All the {i} of {A} and {B} go onto one cart. {A} has {a}, and the number of {B} is smaller by {b}. How many {i} go onto the cart?"]),
 ]
 
-# %% ../nbs/02_world.ipynb #2f88360f
 FAMILIES += [
 ("a:3-40 b:2-9", ["{B} has: | a*b", "{i} in all: | a+r1"], [
   "{A} has {a} {i}. {B} has {b} times as many. (How many {i} do they have together?/How many {i} do both have in all?)",
@@ -1266,7 +1235,6 @@ FAMILIES += [
   "The guests took {b} {i}, the children took {c}, and {a} were still on the table. How many {i} had {A} put there?"]),
 ]
 
-# %% ../nbs/02_world.ipynb #5f6b2438
 FAMILIES += [
 ("a:2-15 b:2-20 c:2-15 d:2-20", ["First part: | a*b", "Second part: | c*d", "Both parts: | r1+r2"], [
   "{A} has {a} boxes with {b} {i} each, and {B} has {c} boxes with {d} {i} each. (How many {i} do they have together?/How many {i} are there in all?)",
@@ -1394,7 +1362,6 @@ def problem(self:World, rng:Random,
     steps = [{"say": cap(say.format_map(d)), "expr": e} for (say, *_), e in zip(fam["steps"], exprs)]
     return {"question": question, "steps": steps, "answer": answer, "level": level}
 
-# %% ../nbs/02_world.ipynb #49a784db
 @patch
 def word_problems(self:World,
                   split:str,           # "train", "practice" or "test"
@@ -1452,7 +1419,6 @@ ends_with_{k} | word | Does word end with {k}? / Return True if the last letter 
 without_{k} | word | Return word without the letter {k}. / Take every {k} out of word. | word.replace('{k}', '') | '{k}a{k}b';'moon';'tea' | letters
 """.strip().split("\n")]
 
-# %% ../nbs/02_world.ipynb #eba69b44
 PROGRAMS += [line.split(" | ") + [""] for line in """
 double | n | Return twice n. / Return n times two. / Double the number n. | 2 * n | 3;0;12
 square | n | Return n times n. / Return the square of n. / Multiply n by itself. | n * n | 3;0;12
@@ -1523,7 +1489,6 @@ def programs(self:World,
     if "programs" not in self.cache: self.cache["programs"] = all_programs()
     return self.cache["programs"]["test" if is_test(split) else "train"]
 
-# %% ../nbs/02_world.ipynb #dba55344
 @patch
 def doc_code(self:World, rng:Random)->str:
     "Some functions with docstring, body and examples"
@@ -1560,7 +1525,6 @@ SPELLING_ASK = {"spell": phrases("How do you spell {w}? | Spell the word {w}. | 
     "first": phrases("What is the first letter of {w}? | With which letter does {w} begin?"),
     "last": phrases("What is the last letter of {w}? | With which letter does {w} end?")}
 
-# %% ../nbs/02_world.ipynb #f42de5d1
 def letters_of(w:str)->dict:
     "What can be said about the letters of a word"
     low = w.lower()
@@ -1671,7 +1635,6 @@ def questions(self:World,
     facts = [f for f in self.facts if (f in self.test_facts) == is_test(split)]
     return [self.question(rng, f) for f in rng.sample(facts, len(facts))]
 
-# %% ../nbs/02_world.ipynb #b0497982
 @patch
 def core_items(self:World,
                n:int|None=None, # the first n in a fixed random order; None takes all
@@ -1774,7 +1737,6 @@ How do I keep my house warm? | Close the doors and windows, and make a fire in t
 My neighbour is too loud. | Go to the door and say so in a kind way. Most people do not know how loud they are.
 I broke a cup. | That can happen to anybody. Put the parts into a bag, and take care of your fingers.""".split("\n")]
 
-# %% ../nbs/02_world.ipynb #df03f44c
 UNKNOWABLE = [tuple(phrases(line)) for line in """What will the weather be tomorrow? | I cannot know that. I only know what the weather is like in each month.
 Who will win the race? | I do not know that. Nobody can see what comes tomorrow.
 What do I think now? | I cannot know what you think. Tell me, and I will listen.
@@ -1792,7 +1754,6 @@ TELL_STORY = phrases("Tell me a story. | Can you tell me a story? | Tell me a sh
 WITH_ASK = ["{q}"] * 5 + phrases("Can you tell me this: {q} | I have a question. {q} | Do you know? {q} | Please tell me: {q}")
 WITH_REPLY = ["{s}"] * 6 + phrases("I know that. {s} | Yes, I can tell you. {s}")
 
-# %% ../nbs/02_world.ipynb #aa4a51ce
 @patch
 def exchange(self:World, rng:Random)->tuple:   # (user, assistant)
     "One question and its answer"
