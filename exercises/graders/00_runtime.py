@@ -1,0 +1,319 @@
+"Checks and known wrong answers for the exercises of chapter 00"
+import contextlib, errno, math, os, random, re, shutil, tempfile
+from pathlib import Path
+from nanochat.runtime import atomic_write
+from grade import Exercise, Wrong
+
+# ---- 1. whole or not at all: write_whole(path, data) ----
+
+@contextlib.contextmanager
+def watched_os(fail=None, before_rename=None):
+    "os.fsync, os.replace and os.rename write down what they see; the one named `fail` raises as on a full disk"
+    real, seen = {n: getattr(os, n) for n in ("fsync", "replace", "rename")}, dict(synced=[], renamed=[])
+    def fsync(fd):
+        if fail == "fsync": raise OSError(errno.ENOSPC, "No space left on device")
+        fd = fd if isinstance(fd, int) else fd.fileno()
+        s = os.fstat(fd); seen["synced"].append((s.st_dev, s.st_ino, s.st_size)); real["fsync"](fd)
+    def rename(name):
+        def f(src, dst, **kw):
+            if fail == "replace": raise OSError(errno.ENOSPC, "No space left on device")
+            s = os.stat(src)
+            seen["renamed"].append(dict(src=Path(src), old=Path(dst).exists(), size=s.st_size, synced=(s.st_dev, s.st_ino, s.st_size) in seen["synced"]))
+            if before_rename and len(seen["renamed"]) == 1: before_rename()
+            return real[name](src, dst, **kw)
+        return f
+    os.fsync, os.replace, os.rename = fsync, rename("replace"), rename("rename")
+    try: yield seen
+    finally:
+        for n, f in real.items(): setattr(os, n, f)
+
+def written(answer, case):
+    "What an answer leaves behind in one case: none (no trouble), fsync or replace (that step fails), new (no old file), two (another writer comes in between)"
+    with tempfile.TemporaryDirectory() as d:
+        path, data = Path(d)/"box"/"model.bin", b"new"*5000
+        path.parent.mkdir()
+        if case != "new": path.write_bytes(b"old")
+        error = None
+        with watched_os(case if case in ("fsync", "replace") else None, (lambda: answer(path, b"other")) if case == "two" else None) as seen:
+            try: answer(path, data)
+            except OSError as e: error = errno.errorcode.get(e.errno, "OSError")
+        found = path.read_bytes() if path.exists() else None
+        found = {None: "nothing", b"old": "old", data: "new", b"other": "other"}.get(found, "something broken")
+        r = seen["renamed"][0] if seen["renamed"] else None
+        step = r and dict(beside=r["src"].parent.resolve() == path.parent.resolve(), old=r["old"] or case == "new", all=r["size"] in (len(data), 5), synced=r["synced"])
+        return dict(found=found, error=error, left=len(os.listdir(path.parent))-(found != "nothing"), rename=step)
+
+def atomic_check(answer):
+    got = written(answer, "none")
+    assert got["error"] is None, f"without any trouble your code raised {got['error']}"
+    assert got["found"] == "new", f"after a write without trouble the file holds {got['found']}"
+    assert got["rename"], "nothing was renamed: write the new bytes beside the file, under another name, then os.replace"
+    assert got["rename"]["beside"], "the part lies in another folder, perhaps on another disk: then no rename can be atomic. Write it beside the file."
+    assert got["rename"]["old"], "the old file is gone before the new one has its name: killed in between, there is neither"
+    assert got["rename"]["all"], "when the new file got its name, its bytes were still in Python's buffer: flush first"
+    assert got["rename"]["synced"], "the file got its name before its bytes were surely on the disk: os.fsync, after the flush and before the rename"
+    assert got["left"] == 0, "something is left beside the file"
+    assert written(answer, "new")["found"] == "new", "where there was no file yet, it does not arrive"
+    for step in ("fsync", "replace"):
+        got = written(answer, step)
+        assert got["found"] == "old", f"the disk is full at os.{step}: the old file must survive, but there is {got['found']}"
+        assert got["error"], f"the disk is full at os.{step}, and the caller never hears of it"
+        assert got["left"] == 0, f"the disk is full at os.{step}, and the part stays there"
+    got = written(answer, "two")
+    assert got["found"] in ("new", "other") and not got["error"] and got["left"] == 0, f"two write the same file at once: there is {got['found']}, error {got['error']}, {got['left']} files left over"
+
+def in_place(path, data): Path(path).write_bytes(data)
+
+def whole(folder=None, flush=True, sync=True, sync_late=False, drop_old=False, clean=True, tell=True, name=None):
+    "The answer, with switches for its mistakes"
+    def write_whole(path, data):
+        path = Path(path)
+        if name: tmp = str(path)+name; fd = os.open(tmp, os.O_WRONLY|os.O_CREAT|os.O_TRUNC, 0o644)
+        else: fd, tmp = tempfile.mkstemp(dir=folder or path.parent)
+        try:
+            f = os.fdopen(fd, "wb", buffering=1 << 20)
+            with f:
+                f.write(data)
+                if flush: f.flush()
+                if sync and not sync_late: os.fsync(f.fileno())
+                if not flush: os.replace(tmp, path)                  # the buffer is emptied when the block ends: too late
+            if drop_old: path.unlink(missing_ok=True)
+            if flush: os.replace(tmp, path)
+            if sync_late:
+                with open(path, "rb") as f: os.fsync(f.fileno())
+        except OSError:
+            if clean and os.path.exists(tmp): os.unlink(tmp)
+            if tell: raise
+    return write_whole
+
+atomic = Exercise("1. Whole or not at all", 3, atomic_check, atomic_write,
+    probes=[("none",), ("new",), ("fsync",), ("replace",), ("two",)], behave=written,
+    wrong=[
+        Wrong("in place", "`open(path, 'wb')` cuts the old file to nothing before the first new byte is written. Killed then, both are lost.", in_place),
+        Wrong("a part on another disk", "`tempfile` without `dir` writes to the system's folder for temporary files, often another disk. From there a rename is a copy, and a copy can be half done.", whole(folder=tempfile.gettempdir())),
+        Wrong("no fsync", "a rename may reach the disk before the bytes do. After a power cut the new name then stands on an empty file.", whole(sync=False)),
+        Wrong("fsync without flush", "`os.fsync` takes to the disk what the *system* holds. Python's own buffer is not among it: f.flush() comes first.", whole(flush=False)),
+        Wrong("fsync after the rename", "the order matters: first the bytes, then the name.", whole(sync_late=True)),
+        Wrong("the old one goes first", "between removing the old file and naming the new one there is a moment with neither. os.replace needs no room made for it.", whole(drop_old=True)),
+        Wrong("the part stays", "after an error the part lies there, and the next one, and the next: the disk that was full stays full.", whole(clean=False)),
+        Wrong("the error is swallowed", "the caller goes on as if the file were written. Clean up, then `raise`.", whole(tell=False)),
+        Wrong("one name for all parts", "two processes that write the same file write the same part, and one takes it away from the other. Let `tempfile.mkstemp(dir=...)` find a free name.", whole(name=".tmp"))])
+
+# ---- 2. patience: patient(ask, sleep, chance, tries) ----
+
+def trouble(wait=0, final=False, progress=False):
+    e = OSError("trouble"); e.wait, e.final, e.progress = wait, final, progress
+    return e
+
+def patient(ask, sleep, chance, tries=5):
+    failed = 0
+    while True:
+        try: return ask()
+        except OSError as e:
+            if e.final: raise
+            failed = 1 if e.progress else failed+1
+            if failed >= tries: raise
+            sleep(e.wait+min(30, 2**(failed-1))*chance())
+
+def patience(nap=lambda wait, k, u: wait+min(30, 2**(k-1))*u, last=0, final=True, progress=True, nap_at_end=False, errors=OSError):
+    "The answer, with switches for its mistakes"
+    def f(ask, sleep, chance, tries=5):
+        failed = 0
+        while True:
+            try: return ask()
+            except errors as e:
+                if final and getattr(e, "final", False): raise
+                failed = 1 if progress and getattr(e, "progress", False) else failed+1
+                if not nap_at_end and failed >= tries+last: raise
+                sleep(nap(getattr(e, "wait", 0), failed, chance()))
+                if nap_at_end and failed >= tries+last: raise
+    return f
+
+def patience_behave(answer, script, tries):
+    "(how it ends, naps, questions): `script` lists what each question meets, True at its end for an answer"
+    naps, asked, us = [], 0, iter(random.Random(5).random() for _ in range(10_000))
+    def ask():
+        nonlocal asked
+        asked += 1
+        if asked > 200: raise RuntimeError("asked 200 times")
+        how = script[min(asked, len(script))-1]
+        if how is True: return "the file"
+        if how == "bug": raise ZeroDivisionError("a bug")
+        raise trouble(**how)
+    try: end = answer(ask, naps.append, lambda: next(us), tries)
+    except Exception as e: end = type(e).__name__
+    return end, [round(n, 9) for n in naps], asked
+
+NO, BITS = {}, dict(progress=True)
+SCRIPTS = [([True], 5), ([NO, True], 5), ([NO], 5), ([NO]*7+[True], 9), ([NO], 1), ([NO], 9), ([NO, dict(final=True)], 5), ([dict(wait=100), True], 5), ([NO, NO, dict(wait=7), NO, True], 5),
+           ([NO, NO, BITS]*4+[True], 4), ([BITS]*30+[True], 2), (["bug"], 5), ([NO, "bug"], 5)]
+
+def patience_check(answer):
+    rng = random.Random(6)
+    more = [([rng.choice([NO, NO, BITS, dict(wait=rng.randrange(50))]) for _ in range(rng.randrange(12))]+[rng.choice([True, dict(final=True), NO])], rng.randrange(1, 7)) for _ in range(100)]
+    for script, tries in SCRIPTS+more:
+        (end, naps, asked), (want_end, want_naps, want_asked) = patience_behave(answer, script, tries), patience_behave(patient, script, tries)
+        told = f"questions meet {script[:6]}{'...' if len(script) > 6 else ''} with tries={tries}"
+        assert end is not None or want_end is None, "nothing came back: is there a `return`?"
+        assert end == want_end, f"{told}: it should end with {want_end!r}, not with {end!r}"
+        assert asked == want_asked, f"{told}: {want_asked} questions should be asked, not {asked}"
+        assert naps == want_naps, f"{told}: the naps should be {want_naps[:6]}, not {naps[:6]}"
+
+patience_ex = Exercise("2. Patience", 4, patience_check, patient,
+    probes=SCRIPTS, behave=patience_behave,
+    wrong=[
+        Wrong("a nap for nothing", "after the last failure nothing is tried any more, and still your code sleeps before it gives up.", patience(nap_at_end=True)),
+        Wrong("one question too many", "`tries` failures in a row are one too many: the last one ends it, and no question follows.", patience(last=1)),
+        Wrong("asks again for what is not there", "a final error (404: not found) will be the same in a second. Raise it at once.", patience(final=False)),
+        Wrong("no chance", "all machines that failed together come back together, at the same second.", patience(nap=lambda w, k, u: w+min(30, 2**(k-1)))),
+        Wrong("no cap", "after 20 failures your code sleeps for six days. Cap the base at 30 s.", patience(nap=lambda w, k, u: w+2**(k-1)*u)),
+        Wrong("deaf to the server", "`e.wait` is what the server asks for, and it knows better than any formula.", patience(nap=lambda w, k, u: min(30, 2**(k-1))*u)),
+        Wrong("chance shortens the server's time", "the random share goes off *your* part of the wait. What the server asks for is waited in full.", patience(nap=lambda w, k, u: (w+min(30, 2**(k-1)))*u)),
+        Wrong("either the one or the other", "the larger of the two waits brings everybody back at the very second that the server named. Add your random part to it.", patience(nap=lambda w, k, u: max(w, min(30, 2**(k-1))*u))),
+        Wrong("old failures are never forgotten", "a try that brought some bytes is progress: the failures in a row begin anew with it. A file of 100 GB may be cut a hundred times.", patience(progress=False)),
+        Wrong("starts at two", "the first wait has the base 1 = 2**0 s.", patience(nap=lambda w, k, u: w+min(30, 2**k)*u)),
+        Wrong("patient with bugs", "a ZeroDivisionError is a bug of the program: waiting does not mend it. Catch OSError only.", patience(errors=Exception))])
+
+# ---- 3. two pieces: join(part, tag, status, headers, body) -> (part, whole) ----
+
+def join(part, tag, status, headers, body):
+    if status == 200: return body, len(body) == int(headers["Content-Length"])
+    if status == 206:
+        first, total = map(int, re.fullmatch(r"bytes (\d+)-\d+/(\d+)", headers["Content-Range"]).groups())
+        if first != len(part) or headers.get("ETag") != tag: return b"", False
+        return part+body, len(part+body) == total
+    if status == 416: return b"", False
+    return part, False
+
+def hasty_join(part, tag, status, headers, body): return part+body, status in (200, 206)
+
+def joiner(on_200="new", start=True, tagged=True, whole="total", on_416=b"", on_error="keep"):
+    "The answer, with switches for its mistakes"
+    def f(part, tag, status, headers, body):
+        if status == 200:
+            new = part+body if on_200 == "glue" else body
+            return new, whole == "end" or len(new if on_200 == "glue" else body) == int(headers["Content-Length"])
+        if status == 206:
+            first, total = map(int, re.fullmatch(r"bytes (\d+)-\d+/(\d+)", headers["Content-Range"]).groups())
+            if start and first != len(part) or tagged and headers.get("ETag") != tag: return b"", False
+            new = part+body
+            return new, whole == "end" or len(new) == (int(headers["Content-Length"]) if whole == "piece" else total)
+        if status == 416: return (part if on_416 is None else on_416), False
+        return {"keep": part, "drop": b"", "glue": part+body}[on_error], False
+    return f
+
+def replies(file, tag, part, rng=None):
+    "What servers answer to the request for the rest of `file` after `part`: [(what it is, status, headers, body)]"
+    n, k = len(file), len(part)
+    rest = file[k:]
+    h206 = lambda first, body, t=tag: {"ETag": t, "Content-Length": str(len(body)), "Content-Range": f"bytes {first}-{first+len(body)-1}/{n}"}
+    other = bytes(255-b for b in file)
+    out = [("the rest", 206, h206(k, rest), rest), ("the rest, cut", 206, h206(k, rest), rest[:len(rest)//2]), ("a smaller piece, whole", 206, h206(k, rest[:5]), rest[:5]),
+           ("all of it", 200, {"ETag": tag, "Content-Length": str(n)}, file), ("all of it, cut", 200, {"ETag": tag, "Content-Length": str(n)}, file[:k//2]),
+           ("a new version, all of it", 200, {"ETag": '"new"', "Content-Length": str(n)}, other), ("the rest of a new version", 206, h206(k, other[k:], '"new"'), other[k:]),
+           ("another piece", 206, h206(max(0, k-2), file[max(0, k-2):]), file[max(0, k-2):]), ("the rest, without a tag", 206, {x: v for x, v in h206(k, rest).items() if x != "ETag"}, rest),
+           ("range not satisfiable", 416, {"Content-Range": f"bytes */{n}"}, b""), ("busy", 429, {"Retry-After": "3", "Content-Length": "4"}, b"busy"), ("broken", 500, {"Content-Length": "5"}, b"sorry")]
+    return out
+
+FILE, TAG = bytes(range(100, 140)), '"v1"'
+CASES = [(what, FILE[:k], status, headers, body) for k in (10, 25, 39) for what, status, headers, body in replies(FILE, TAG, FILE[:k])]
+
+def join_behave(answer, what, part, status, headers, body):
+    new, whole = answer(part, TAG, status, dict(headers), body)
+    return bytes(new), bool(whole)
+
+def join_check(answer):
+    for what, part, status, headers, body in CASES:
+        got = answer(part, TAG, status, dict(headers), body)
+        assert isinstance(got, tuple) and len(got) == 2, f"(part, whole) should come back, not {type(got).__name__}"
+        (new, whole), (want, want_whole) = got, join(part, TAG, status, headers, body)
+        told = f"{len(part)} of {len(FILE)} bytes are here, the answer is {status} ({what})"
+        assert bytes(new) == want, f"{told}: afterwards {len(want)} bytes should lie here, not {len(new)}" + (" (right in number, wrong in content)" if len(new) == len(want) else "")
+        assert bool(whole) == want_whole, f"{told}: whole should be {want_whole}, not {whole}"
+    rng = random.Random(7)
+    for _ in range(200):                              # a whole download over a bad line, again and again
+        file, part, whole = rng.randbytes(rng.randrange(2, 60)), b"", False
+        for turn in range(60):
+            first = len(part)
+            if first == 0 or first >= len(file) or rng.random() < .2: status, body, headers = 200, file, {"ETag": TAG, "Content-Length": str(len(file))}
+            else: status, body, headers = 206, file[first:], {"ETag": TAG, "Content-Length": str(len(file)-first), "Content-Range": f"bytes {first}-{len(file)-1}/{len(file)}"}
+            if rng.random() < .2: status, body, headers = 503, b"<html>busy</html>", {"Content-Length": "17"}
+            elif rng.random() < .6: body = body[:rng.randrange(len(body))]
+            part, whole = answer(part, TAG, status, headers, body)
+            if whole: break
+        assert not whole or part == file, f"a download over a bad line was called whole with {len(part)} of {len(file)} bytes" + (", the right number, and wrong ones" if len(part) == len(file) else "")
+
+pieces = Exercise("3. Two pieces", 3, join_check, join,
+    probes=CASES, behave=join_behave,
+    wrong=[
+        Wrong("the colleague's own", "this is the code of the task. Go through its symptoms one by one: which answer led to which?", hasty_join),
+        Wrong("glues the whole to the part", "200 means that *all* of the file follows, from its first byte, whatever was asked for. The part must go.", joiner(on_200="glue")),
+        Wrong("does not look where the piece begins", "a 206 says in Content-Range which bytes it brings. If they don't begin where the part ends, they don't fit.", joiner(start=False)),
+        Wrong("mixes two versions", "the piece has another ETag than the part, or none: it may come from another version of the file. Begin again.", joiner(tagged=False)),
+        Wrong("whole when the line goes quiet", "that a connection has ended does not mean that all has come. Compare with the length that was announced.", joiner(whole="end")),
+        Wrong("the length of the piece for that of the file", "in a 206 Content-Length counts the bytes of this piece. The length of the file stands behind the slash of Content-Range.", joiner(whole="piece")),
+        Wrong("keeps a part that does not fit", "416 means that the file has no byte at the place where the part ends: the part is of something else, or too long.", joiner(on_416=None)),
+        Wrong("an error page in the file", "the body of a 429 or 500 is a message for people and no part of the file.", joiner(on_error="glue")),
+        Wrong("throws the part away when the server stumbles", "a 500 or 429 says nothing about the part. Keep it, and ask again later.", joiner(on_error="drop"))])
+
+# ---- 4. the bill: bill(n, size, gap, rate, workers, line, wait, resume) -> (MB, seconds) ----
+
+def bill(n, size, gap, rate, workers, line, wait, resume):
+    mb, cuts = (size, size/gap) if resume else (gap*math.expm1(size/gap), math.expm1(size/gap))
+    busy = min(workers, n)
+    speed = min(rate, line/8/busy)
+    return n*mb, math.ceil(n/busy)*(mb/speed+cuts*wait)
+
+def biller(bits=True, share=True, waits=True, rounds=math.ceil, again=None, resume_costs=False, again_cuts=None, idle=True):
+    "The answer, with switches for its mistakes"
+    def f(n, size, gap, rate, workers, line, wait, resume):
+        x = size/gap
+        mb, cuts = (size, x) if resume and not resume_costs else ((again or (lambda s, g: g*math.expm1(s/g)))(size, gap), (again_cuts or math.expm1)(x))
+        busy = min(workers, n) if idle else workers
+        speed = min(rate, (line/8 if bits else line)/(busy if share else 1))
+        return n*mb, rounds(n/busy)*(mb/speed+cuts*wait*waits)
+    return f
+
+def simulated(n, size, gap, rate, workers, line, wait, resume, rng):
+    "One unlucky download after the other: MB per file and seconds per file"
+    speed, mb, seconds = min(rate, line/8/min(workers, n)), 0, 0
+    for _ in range(n):
+        left = size
+        while (cut := rng.expovariate(1/gap)) < left:
+            mb, seconds = mb+cut, seconds+cut/speed+wait
+            left = left-cut if resume else size
+        mb, seconds = mb+left, seconds+left/speed
+    return mb/n, seconds/n
+
+BILLS = [(100, 100, 1000, 25, 4, 1000, 8, True), (100, 100, 1000, 25, 4, 1000, 8, False), (100, 250, 100, 25, 4, 1000, 8, True), (100, 250, 100, 25, 4, 1000, 8, False), (101, 100, 1000, 25, 4, 100, 8, True),
+         (100, 100, 500, 50, 16, 1000, 20, False), (10, 1000, 400, 25, 3, 80, 5, True), (3, 100, 1000, 25, 8, 400, 8, True), (1, 2000, 500, 25, 1, 1000, 8, False)]
+
+def bill_behave(answer, *args): return tuple(float(f"{v:.6g}") for v in answer(*args))
+
+def bill_check(answer):
+    rng = random.Random(8)
+    more = [(rng.randrange(1, 300), rng.uniform(10, 800), rng.uniform(200, 3000), rng.uniform(5, 100), rng.randrange(1, 20), rng.uniform(50, 2000), rng.uniform(0, 30), rng.random() < .5) for _ in range(100)]
+    for args in BILLS+more:
+        got = answer(*args)
+        assert isinstance(got, tuple) and len(got) == 2, f"(MB, seconds) should come back, not {type(got).__name__}"
+        names = dict(zip(("n", "size", "gap", "rate", "workers", "line", "wait", "resume"), (round(a, 1) if isinstance(a, float) else a for a in args)))
+        for what, have, want in zip(("MB", "seconds"), got, bill(*args)):
+            assert math.isclose(have, want, rel_tol=1e-3), f"{names}: {want:,.1f} {what}, not {have:,.1f}"
+    for args in BILLS[2:4]:                           # and the formula itself against bad luck, thrown 4,000 times
+        mb, seconds = simulated(4000, *args[1:4], 4, *args[5:], rng)
+        assert math.isclose(answer(*args)[0], 100*mb, rel_tol=.1) and math.isclose(answer(*args)[1], 25*seconds, rel_tol=.1), "far from what a simulation finds"
+
+bill_ex = Exercise("4. The bill", 4, bill_check, bill,
+    probes=BILLS, behave=bill_behave,
+    wrong=[
+        Wrong("bits for bytes", "lines are sold in megabits, files are counted in megabytes. A byte has eight bits.", biller(bits=False)),
+        Wrong("the line to itself", "the workers share one line. Each gets its part of it, and never more than its connection gives.", biller(share=False)),
+        Wrong("cuts cost no time", "each cut also costs `wait` seconds in which its worker does nothing.", biller(waits=False)),
+        Wrong("parts of files", "101 files for 4 workers: nobody fetches a quarter of a file. The busiest worker decides when all are done.", biller(rounds=lambda x: x)),
+        Wrong("the odd files are forgotten", "101 files for 4 workers: one of them has 26. You round down.", biller(rounds=lambda x: max(1, math.floor(x)))),
+        Wrong("one cut, one file more", "without resume each cut costs what had come so far, and the next try may be cut as well: that is a series, and its sum is the formula of section 10.", biller(again=lambda s, g: s*(1+s/g))),
+        Wrong("as many cuts as with resume", "without resume more bytes cross the line, and each of them can be cut.", biller(again_cuts=lambda x: x)),
+        Wrong("resume is not used", "with resume no byte is sent twice, so the bytes are those of the files.", biller(resume_costs=True)),
+        Wrong("workers without work", "3 files keep 3 workers busy, not 8; the others take no share of the line.", biller(idle=False))])
+
+EXERCISES = dict(atomic=atomic, patience=patience_ex, pieces=pieces, bill=bill_ex)
