@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from fastcore.script import call_parse
 from itertools import chain, islice
 from pathlib import Path
-from .runtime import UserError, atomic_write, base_dir, download_all, friendly, print0, progress
+from .runtime import UserError, atomic_write, backoff, base_dir, download_all, friendly, print0, progress
 from .world import World
 
 # %% ../nbs/03_corpus.ipynb #1555d1f3
@@ -251,7 +251,7 @@ def ask(
         except (OSError, http.client.HTTPException) as e:
             if not left or getattr(e, "code", None) in (400, 401, 403, 404, 410): raise
             told = (getattr(e, "headers", None) or {}).get("Retry-After", "")
-            time.sleep(min(int(told), 60) if told.isdigit() else 2**(TRIES-2-left)*random.uniform(0.25, 0.75))
+            time.sleep(min(int(told), 60) if told.isdigit() else backoff(TRIES-left))
 
 # %% ../nbs/03_corpus.ipynb #9b933a6e
 def list_hub(
@@ -494,5 +494,5 @@ def main(
     files = hub_files(corpus)
     want = [*files[:-1][:shards or (shards_for(corpus, tokens) if tokens else 1)], files[-1]]
     todo = [s for s in want if not (hub_dir(corpus)/s.path).exists()]
-    print0(f"{corpus}: {len(want)} of {len(files)} shards, {sum(s.size for s in want)/1e9:.2f} GB; to be fetched: {len(todo)}, {sum(s.size for s in todo)/1e9:.2f} GB")
+    print0(f"{corpus}: {len(want)} of {len(files)} shards, {sum(s.size for s in want)/1e6:,.1f} MB; to be fetched: {len(todo)}, {sum(s.size for s in todo)/1e6:,.1f} MB")
     if not dry_run: fetch(corpus, todo); print0(f"they lie in {hub_dir(corpus)}; to read these and no others: NANOCHAT_SHARDS={len(want)-1} bash speedrun.sh --corpus {corpus}")

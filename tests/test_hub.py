@@ -220,6 +220,14 @@ def test_a_footer_that_lies_is_not_believed(hub, monkeypatch, tmp_path):
     for what in hub.files: hub.faults[what] = ["other"]
     assert stream() == two
 
+def test_a_note_that_does_not_fit_its_shard_is_named(hub, base):
+    from nanochat.runtime import UserError
+    stream(); notes = list(base.rglob("*.rows.json")); assert len(notes) == 4
+    for f in notes: d = json.loads(f.read_text()); d["rows"][0] += 1; f.write_text(json.dumps(d))
+    with pytest.raises(UserError, match="rows.json: remove that note"): stream()
+    for f in notes: f.write_text("{")                                        # and one that is no note is made again
+    assert len(stream()) == 2000
+
 def test_nothing_is_fetched_that_is_not_needed(hub, monkeypatch):
     stream(0, 5); time.sleep(0.1)
     assert sum(hub.whole().values()) == 1
