@@ -3,7 +3,7 @@
     python bench/download.py [--repeats 3]
 
 One server, three lines, all tools in turns in one run. *throttled*: each connection gets 20 MB/s, 16 files of 4 MB: what workers buy, beside
-`curl --parallel`. *cut*: each connection is cut once in 4 MB on average (the same luck for all), 12 files of 8 MB: bytes on the line, beside curl
+`curl --parallel`. *cut*: each connection is cut once in 4 MB on average (the same luck for all tools, another in each repeat), 12 files of 8 MB: bytes on the line, beside curl
 (`-C - --retry`) and a loop that begins again, and what the formula of chapter 00 says. *fast*: one file of 256 MB as fast as it goes, sha256 proven by both.
 Every file of every tool is compared with the original. Waits after failures are set to 0.1 s for all.
 """
@@ -28,7 +28,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if asked: self.send_header("Content-Range", f"bytes {first}-{len(data)-1}/{len(data)}")
         self.end_headers(); out = memoryview(data)[first:]
         with self.server.lock:
-            dice = self.server.dice.setdefault(tool, random.Random(7)); cut = int(dice.expovariate(1/self.server.gap)) if kind == "cut" else len(out)
+            dice = self.server.dice.setdefault(tool, random.Random(int(tool.split("_")[-1]))); cut = int(dice.expovariate(1/self.server.gap)) if kind == "cut" else len(out)
         out = out[:cut]; block = 1 << 18
         try:
             for i in range(0, len(out), block):
@@ -48,10 +48,11 @@ def serve(pipe, gap):
     server.lock, server.dice, server.sent, server.gap = threading.Lock(), {}, {}, gap
     pipe.send(server.server_address[1]); server.serve_forever()
 
-def ours(jobs, workers): download_all(jobs, workers=workers)
+def named(kind, tool, r): return re.sub(r"\W+", "_", f"{kind} {tool} {r}")      # under this name the server counts and throws its dice
+def ours(jobs, workers): download_all(jobs, workers=workers, what=None)
 def curl(jobs, workers, *more):
     text = "".join(f'url = "{url}"\noutput = "{path}"\n' for url, path, *_ in jobs)
-    subprocess.run(["curl", "-s", "--create-dirs", *(["--parallel", "--parallel-max", str(workers)] if workers > 1 else []), *more, "-K", "-"], input=text, text=True, check=True)
+    subprocess.run(["curl", "-s", "--create-dirs", *(["--no-progress-meter", "--parallel", "--parallel-max", str(workers)] if workers > 1 else []), *more, "-K", "-"], input=text, text=True, check=True)
 def curl_resumes(jobs, workers):
     for url, path, *_ in jobs:                                        # one start per cut: curl finds out by itself where the part ends
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -81,12 +82,12 @@ def main(argv=None):
         for r in range(a.repeats):
             for t, (f, workers) in tools.items():                     # in turns: a noisy moment meets all
                 with tempfile.TemporaryDirectory() as d:
-                    name = re.sub(r"\W+", "_", t)+f"_{r}"
+                    name = named(kind, t, r)
                     jobs = [(f"http://127.0.0.1:{port}/{name}/{kind}/{size}/{k}", f"{d}/{k}", size, whole[k]) for k in range(n)]
                     t0 = time.perf_counter(); f(jobs, workers); seconds[t].append(time.perf_counter()-t0)
                     assert [hashlib.sha256(Path(path).read_bytes()).hexdigest() for _, path, *_ in jobs] == whole, f"{t}: not what was sent"
         sent = json.loads(urllib.request.urlopen(f"http://127.0.0.1:{port}/sent").read())
-        out["lines"][kind] = {t: dict(seconds=round(statistics.median(s), 3), mb_sent=round(statistics.mean(sent[re.sub(r"\W+", "_", t)+f"_{r}"] for r in range(a.repeats))/1e6, 1)) for t, s in seconds.items()}
+        out["lines"][kind] = {t: dict(seconds=round(statistics.median(s), 3), mb_sent=round(statistics.mean(sent[named(kind, t, r)] for r in range(a.repeats))/1e6, 1)) for t, s in seconds.items()}
         print(f"{kind}: {n} files of {size/1e6:.0f} MB"+(f", cut once in {gap/1e6:.0f} MB; the formula says {n*gap*math.expm1(size/gap)/1e6:,.0f} MB for who begins again" if kind == "cut" else ""))
         for t, v in out["lines"][kind].items(): print(f"   {t:28} {v['seconds']:7.2f} s   {v['mb_sent']:7,.1f} MB on the line")
     process.terminate()
