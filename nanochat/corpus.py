@@ -220,7 +220,7 @@ def shuffled(
         epoch, start = epoch+1, 0
 
 # %% ../nbs/03_corpus.ipynb #52d8d221
-HUB = {   # what is published; which files there are today, and with which sizes, says the hub's own listing
+HUB = {   # what is published; which files these are, and how large, says the hub's own listing
     "fineweb-edu": dict(repo="karpathy/fineweb-edu-100b-shuffle", revision="main", folder="", shards=1823, text=250_000_000),
     "climbmix":    dict(repo="karpathy/climbmix-400b-shuffle",    revision="main", folder="", shards=6543, text=250_000_000),
     "tinystories": dict(repo="roneneldan/TinyStories", revision="f54c09fd23315a6f9c86f9dc80f725de7d8f9c64", folder="data", shards=5, text=481_000_000),
@@ -272,7 +272,7 @@ def list_hub(
     for path, size, sha in files:                                    # these become file names here
         if not re.fullmatch(r"(\w[\w.-]*/)*\w[\w.-]*\.parquet", path, re.A) or not isinstance(size, int) or size < 1 or not re.fullmatch("[0-9a-f]{64}", sha or "0"*64):
             raise ValueError(f"it lists {path!r} with {size!r} bytes and sha256 {sha!r}")
-    if len({p for p, *_ in files}) < max(2, len(files)): raise ValueError(f"it lists {len(files)} files, two different ones are needed at least")
+    if (n := len({p for p, *_ in files})) < max(c["shards"], len(files)): raise ValueError(f"it lists {n} different shards, there should be {c['shards']}")
     return dict(repo=c["repo"], revision=commit, files=sorted(files))
 
 def hub_dir(name:str)->Path:
@@ -291,7 +291,7 @@ def hub_files(
             why = (str(e).splitlines() or [type(e).__name__])[0][:120]
             raise UserError(f"corpus {name!r} can't be listed at {hub_address()} ({why}): check the network; or give a mirror's address in HF_ENDPOINT; or, on a machine "
                             f"with a network, run `python -m nanochat.corpus --corpus {name} --shards N` and copy its {hub_dir(name)} here; or train on a folder with --corpus DIR") from None
-        if len(d["files"]) != HUB[name]["shards"]: print0(f"corpus {name}: {len(d['files'])} shards are listed, {HUB[name]['shards']} were known to this course")
+        if len(d["files"]) > HUB[name]["shards"]: print0(f"corpus {name} has grown: {len(d['files'])} shards are listed, {HUB[name]['shards']} were known to this course")
         atomic_write(kept, json.dumps(d)+"\n")
     return [Shard(*f) for f in d["files"]]
 

@@ -115,6 +115,14 @@ def test_listing_that_never_comes_is_one_line_and_nothing_is_kept(hub, base, fau
     for word in (NAME, "HF_ENDPOINT", "--corpus DIR", str(base/"hub"/NAME)): assert word in str(e.value)
     assert "\n" not in str(e.value) and not list(base.rglob("*"))
 
+def test_listing_without_its_last_page_is_refused(hub, base):
+    "A proxy that drops the Link header would make another shard the last one"
+    from nanochat.corpus import hub_files
+    from nanochat.runtime import UserError
+    for name in sorted(hub.files)[-2:]: del hub.files[name]
+    with pytest.raises(UserError, match="3 different shards, there should be 5"): hub_files(NAME)
+    assert not list(base.rglob("*"))
+
 def test_next_page_is_asked_at_the_mirror(hub):
     from nanochat.corpus import hub_files
     hub.far = "https://huggingface.co"
@@ -283,7 +291,7 @@ def test_a_whole_smoke_run_on_the_hub(corpus_texts, base, monkeypatch):
     from nanochat.runtime import atomic_write, run_dir
     from nanochat.scaling import plan
     texts = texts_of(12, 3000)
-    hub = Hub({f"data/train-0000{i}-of-00002.parquet": parquet(texts[1400*i:1400*i+1400], 200) for i in range(2)}|{"data/validation-00000.parquet": parquet(texts[2800:])})
+    hub = Hub({f"data/train-0000{i}-of-00004.parquet": parquet(texts[700*i:700*i+700], 200) for i in range(4)}|{"data/validation-00000.parquet": parquet(texts[2800:])})
     for what in ("listing", *hub.files): hub.faults[what] = ["cut", 500]
     try:
         run = f"smoke-{NAME}-d2-s0"
