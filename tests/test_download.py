@@ -52,9 +52,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if how in ("stall", "trickle"): self.wfile.write(out[:rest[0]]); out = out[rest[0]:]
             if how == "stall": s.stop.wait(20); return
             if how == "trickle":
-                for k in range(400):
+                for k in range(1000):
                     if s.stop.wait(.02): return
-                    self.wfile.write(out[k:k+1])
+                    self.wfile.write(out[k:k+1]); s.trickled += 1
                 return
             if how == "slow" or s.slow:
                 for k in range(0, len(out), 20_000): self.wfile.write(out[k:k+20_000]); s.count(len(out[k:k+20_000])); time.sleep(s.slow or .01)
@@ -74,7 +74,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 class Hub:
     "The server, its files, its script and its diary"
     def __init__(self):
-        self.files, self.scripts, self.log, self.lock, self.stop, self.sent, self.slow = {}, {}, [], threading.Lock(), threading.Event(), 0, 0
+        self.files, self.scripts, self.log, self.lock, self.stop, self.sent, self.slow, self.trickled = {}, {}, [], threading.Lock(), threading.Event(), 0, 0, 0
         self.headers = lambda data: {"ETag": self.tag(data)}
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler); self.server.hub = self; self.server.daemon_threads = True
         self.server.handle_error = lambda *a: None
@@ -137,6 +137,10 @@ def test_resumes_where_it_stopped(hub, tmp_path):
     download(url, tmp_path/"a.bin")
     assert hub.asked() == [None, "bytes=70000-", "bytes=140000-", "bytes=210000-", "bytes=280000-"] and hub.sent == SIZE
 
+def test_hardly_a_byte_counts_as_dead(hub, tmp_path):
+    data = body(1); url = hub.put("/a", data, ("trickle", 50_000))
+    assert download(url, tmp_path/"a.bin").read_bytes() == data and hub.trickled < 800      # it would have gone on to 1,000
+
 def test_progress_wins_new_patience(hub, tmp_path):
     data = body(1); url = hub.put("/a", data, *[500, ("cut", 30_000)]*9)
     download(url, tmp_path/"a.bin", tries=3)
@@ -179,6 +183,7 @@ def test_changed_between_two_days(hub, tmp_path):
     assert names(tmp_path) == ["a.bin.part", "a.bin.part.json"]
     hub.put("/a", new); download(url, tmp_path/"a.bin")
     assert (tmp_path/"a.bin").read_bytes() == new and names(tmp_path) == ["a.bin"]
+    assert hub.asked() == [None, "bytes=100000-"]                                 # If-Range: the answer to the second was the whole new file
 
 @pytest.mark.parametrize("part", [body(1)[:99_000], b"?"*99_000, body(1), body(1)+b"?", b""], ids=["its beginning", "something else", "all of it", "more", "empty"])
 @pytest.mark.parametrize("known", [(), (SIZE,), (SIZE, sha(body(1))), (None, sha(body(1)))], ids=["nothing", "size", "size and sha256", "sha256"])
@@ -220,7 +225,7 @@ def test_a_bit_flipped_on_its_way(hub, tmp_path):
 @pytest.mark.parametrize("how", ["ok", "chunked"])
 def test_wrong_size_never_arrives(hub, tmp_path, size, how):
     url = hub.put("/a", body(1), *[how]*9)
-    with Watch(tmp_path, []), pytest.raises(UserError, match="300,000.* were expected|cut after"): download(url, tmp_path/"a.bin", size, tries=3)
+    with Watch(tmp_path, []), pytest.raises(UserError, match="the server has 300,000 bytes, .* were expected" if how == "ok" else "300,000 bytes came, .* were expected|cut after"): download(url, tmp_path/"a.bin", size, tries=3)
     assert not (tmp_path/"a.bin").exists()
 
 def test_a_length_that_nobody_tells(hub, tmp_path):
