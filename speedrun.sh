@@ -26,6 +26,7 @@ usage() {
 bash speedrun.sh [options]       set up, then train, score and report; run it again to go on
   --tier smoke|laptop|gpu|full     size of the whole job (default laptop; smoke is the quick rehearsal)
   --corpus world|DIR               the built-in world, or a folder of .txt, .jsonl or .parquet files (also .gz, .xz)
+           fineweb-edu|climbmix|tinystories   shards fetched from the hub as they are needed
   --depth N   --seed N   --run NAME   --dtype auto|float32|bfloat16   --vocab_size N   --seq_len N
 bash speedrun.sh DOOR
   setup                            set up only
@@ -38,7 +39,8 @@ bash speedrun.sh DOOR
   plan   [options]                 print the plan of a job, train nothing
   runs                             list the runs
   clean  NAME                      remove a run
-Settings from outside: NANOCHAT_BASE_DIR (where runs lie), PYTHON (makes the environment), and pip's own (mirrors, proxies, wheels).
+Settings from outside: NANOCHAT_BASE_DIR (where runs lie), NANOCHAT_MIRROR or HF_ENDPOINT (another hub), NANOCHAT_SHARDS (so many shards of it
+at most), PYTHON (makes the environment), and pip's own (mirrors, proxies, wheels).
 TXT
 }
 
@@ -189,10 +191,9 @@ folder() {   # a corpus is a name, or a folder, which is kept by its full path s
   (cd "$CALLER" && cd "$1" 2>/dev/null && pwd) || die "corpus '$1': no such folder; give world, or a folder of .txt, .jsonl or .parquet files (also .gz, .xz)"
 }
 
-built() {   # a tier or a corpus that is planned and not built: its plan, what is missing, and status 2
+built() {   # a tier that is planned and not built: its plan, what is missing, and status 2
   local missing=""
   case "$TIER" in gpu|full) missing="tier '$TIER' is not built yet: training on GPUs at that scale is missing; give --tier laptop (it uses a GPU where there is one) or smoke" ;; esac
-  case "$CORPUS" in fineweb-edu|climbmix|tinystories) missing="corpus '$CORPUS' is not built yet: the reader that fetches it from the hub is missing; give world, or a folder that holds the text" ;; esac
   [ -n "$missing" ] || return 0
   nano scaling --dry_run ${GIVEN[@]+"${GIVEN[@]}"}
   say "error: $missing"; exit 2

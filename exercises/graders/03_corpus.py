@@ -1,0 +1,204 @@
+"Checks and known wrong answers for the exercises of chapter 03"
+import math, random
+from nanochat.corpus import cut_at
+from grade import Exercise, Wrong
+
+# ---- 1. what will it cost?: cost(tokens, ...) -> (shards, GB on disk, seconds) ----
+
+def cost(tokens, bytes_per_token, text_bytes, file_bytes, total_shards, mbit):
+    train = min(math.ceil(tokens*bytes_per_token/text_bytes), total_shards-1)
+    size = (train+1)*file_bytes
+    return train+1, size/1e9, size*8/(mbit*1e6)
+
+def costs(train=lambda t, b, text, file, total: min(math.ceil(t*b/text), total-1), val=1, gb=1e9, seconds=lambda size, mbit: size*8/(mbit*1e6), kind=lambda text, file: file):
+    "A variant of the right answer"
+    def answer(tokens, bytes_per_token, text_bytes, file_bytes, total_shards, mbit):
+        n = train(tokens, bytes_per_token, text_bytes, file_bytes, total_shards)+val
+        size = n*kind(text_bytes, file_bytes)
+        return n, size/gb, seconds(size, mbit)
+    return answer
+
+PUBLISHED = [(11.2e9, 4.8, 250e6, 100e6, 1823, 1000), (3.5e6, 2.6, 481e6, 248e6, 5, 50), (5.1e9, 4.9, 250e6, 92e6, 6543, 10_000), (1e12, 4.8, 250e6, 100e6, 1823, 1000)]
+
+def cost_check(answer):
+    rng = random.Random(0)
+    cases = PUBLISHED+[(rng.randrange(1, 10**10), rng.uniform(2, 5), rng.randrange(10**8, 5*10**8), rng.randrange(10**7, 10**8), rng.randrange(2, 300), rng.choice([20, 100, 1000])) for _ in range(60)]
+    cases.append((5e8, 5, 250e6, 100e6, 1823, 100))      # ten shards to the byte
+    for case in cases:
+        got, want = answer(*case), cost(*case)
+        assert got is not None, "nothing came back: is there a `return`?"
+        assert len(got) == 3, f"three numbers are asked for: shards, GB, seconds; you gave {got!r}"
+        for name, a, b in zip(("shards", "GB", "seconds"), got, want):
+            assert math.isclose(a, b, rel_tol=1e-9), f"cost{case}: {name} should be {b:,.6g}, yours are {a:,.6g}"
+
+costing = Exercise("1. What will it cost?", 3, cost_check, cost, probes=PUBLISHED,
+    behave=lambda f, *case: tuple(round(float(x), 9) for x in f(*case)),
+    wrong=[
+        Wrong("bits taken for bytes", "the speed of a line is counted in bits, a file in bytes. Your download seems eight times too fast.", costs(seconds=lambda size, mbit: size/(mbit*1e6))),
+        Wrong("validation forgotten", "the last shard of the listing is fetched as well: without it there is nothing to score on.", costs(val=0)),
+        Wrong("rounded down", "a run that needs 215.04 shards can't stop at 215. And a run always needs one, however small it is.", costs(train=lambda t, b, text, file, total: min(int(t*b/text), total-1))),
+        Wrong("text instead of files", "what travels and what lies on the disk is compressed. The bytes of text only say how many shards are read.", costs(kind=lambda text, file: text)),
+        Wrong("files instead of text", "how many shards a run reads depends on the text in them, not on the size of the compressed file.", costs(train=lambda t, b, text, file, total: min(math.ceil(t*b/file), total-1))),
+        Wrong("more shards than there are", "a corpus ends. What is read a second time is not fetched a second time.", costs(train=lambda t, b, text, file, total: math.ceil(t*b/text))),
+        Wrong("powers of two", "a GB is 10⁹ bytes here, as on the label of a disk; 2³⁰ bytes are a GiB.", costs(gb=2**30))])
+
+# ---- 2. disjoint and complete: reads(start, stop, rank, ranks, worker, workers) -> numbers of documents ----
+
+def reads(start, stop, rank, ranks, worker, workers):
+    return [k for k in range(start, stop) if k % (ranks*workers) == rank*workers+worker]
+
+def by_worker_only(start, stop, rank, ranks, worker, workers): return [k for k in range(start, stop) if k % ranks == rank]
+def from_start(start, stop, rank, ranks, worker, workers): return list(range(start+rank*workers+worker, stop, ranks*workers))
+def blocks(start, stop, rank, ranks, worker, workers):
+    n, me = (stop-start)//(ranks*workers), rank*workers+worker
+    return list(range(start+me*n, start+(me+1)*n))
+def clashing(start, stop, rank, ranks, worker, workers): return [k for k in range(start, stop) if k % (ranks*workers) == (rank+worker) % (ranks*workers)]
+def past_start(start, stop, rank, ranks, worker, workers):
+    return [k for k in range(start+1, stop) if k % (ranks*workers) == rank*workers+worker]
+def worker_first(start, stop, rank, ranks, worker, workers): return [k for k in range(start, stop) if k % (ranks*workers) == rank*ranks+worker]
+
+def reads_check(answer):
+    rng = random.Random(2)
+    for case in range(120):
+        ranks, workers = rng.randrange(1, 6), rng.randrange(1, 5)
+        start = rng.choice([0, rng.randrange(60)]); stop = start+rng.randrange(80)
+        whole, shape = [], f"{ranks} ranks of {workers} workers, documents {start} to {stop}"
+        for rank in range(ranks):
+            for worker in range(workers):
+                got = answer(start, stop, rank, ranks, worker, workers)
+                assert got is not None, "nothing came back: is there a `return`?"
+                got = list(got)
+                assert got == sorted(got), f"{shape}: rank {rank}, worker {worker} reads {got[:6]}…, not in rising order"
+                assert all(start <= k < stop for k in got), f"{shape}: rank {rank}, worker {worker} reads {[k for k in got if not start <= k < stop][:4]}, which are outside"
+                whole += got
+                before = list(answer(0, stop, rank, ranks, worker, workers))
+                assert got == [k for k in before if k >= start], f"{shape}: begun at 0 rank {rank}, worker {worker} has {[k for k in before if k >= start][:5]} from {start} on, but resumed there it has {got[:5]}: documents have changed hands"
+        twice = sorted({k for k in whole if whole.count(k) > 1})
+        assert not twice, f"{shape}: {twice[:5]} are read more than once"
+        lost = sorted(set(range(start, stop))-set(whole))
+        assert not lost, f"{shape}: nobody reads {lost[:5]}"
+        sizes = [len(list(answer(start, stop, r, ranks, w, workers))) for r in range(ranks) for w in range(workers)]
+        assert max(sizes)-min(sizes) <= 1, f"{shape}: the shares have {min(sizes)} to {max(sizes)} documents; deal them evenly"
+
+dealing = Exercise("2. Disjoint and complete", 4, reads_check, reads,
+    probes=[(a, b, r, R, w, W) for a, b in ((0, 24), (7, 31), (5, 23)) for R, W in ((2, 1), (3, 2), (2, 3)) for r in range(R) for w in range(W)],
+    behave=lambda f, *case: list(f(*case)),
+    wrong=[
+        Wrong("all workers read the same", "you deal to ranks and forget the workers, so each document is read once by every worker of its rank. In a real run that is an epoch of copies, and the loss looks fine.", by_worker_only),
+        Wrong("counted from start", "who reads a document depends on where the stream was begun. After a resume documents have other readers, and a state that is kept per reader no longer fits.", from_start),
+        Wrong("blocks, and the rest is lost", "a division leaves a remainder, and nobody reads it. Besides, a block is neighbours: what one reader sees should be spread over the corpus.", blocks),
+        Wrong("two readers of one number", "rank plus worker gives rank 0 with worker 1 the same number as rank 1 with worker 0. Each pair needs a number of its own.", clashing),
+        Wrong("begun one too late", "document number `start` is the first that is wanted, and it is missing.", past_start),
+        Wrong("numbered by the wrong width", "the number of a reader is rank times the workers of a rank, plus worker. You multiply by the number of ranks.", worker_first)])
+
+# ---- 3. where training ends: cut_bytes(data, n) -> number of bytes for training ----
+
+def cut_bytes(data, n):
+    if n >= len(data): return len(data)
+    line = data.rfind(b"\n", 0, n)+1
+    if line: return line
+    while n > 0 and data[n] & 0xC0 == 0x80: n -= 1
+    return n
+
+def in_characters(data, n):
+    text = data.decode(); head = text[:n]
+    return len(text[:head.rfind("\n")+1 or len(head)].encode())
+def forward(data, n):
+    k = data.find(b"\n", n)
+    return k+1 if k >= 0 else len(data)
+def anywhere(data, n): return data.rfind(b"\n", 0, n)+1 or min(n, len(data))
+def before_the_end(data, n):
+    if n >= len(data): return len(data)
+    k = data.rfind(b"\n", 0, n)
+    return k if k >= 0 else cut_bytes(data, n)
+def line_too_far(data, n):
+    k = data.rfind(b"\n", 0, n+1)+1
+    return k or cut_bytes(data, n)
+def all_or_nothing(data, n): return len(data) if n >= len(data) else data.rfind(b"\n", 0, n)+1
+
+TEXTS = ["one\ntwo\nthree\n", "äöü\nß🙂\nend", "🙂🙂🙂", "no line end at all", "\n\n\n", "", "é", "tail\n没有换行的一行", "a\r\nb\r\n"]
+
+def cut_check(answer):
+    rng = random.Random(3)
+    texts = TEXTS+["".join(rng.choices("ab\n é🙂中", k=rng.randrange(40))) for _ in range(200)]
+    for text in texts:
+        data = text.encode()
+        for n in {0, 1, len(data)//2, max(len(data)-1, 0), len(data), len(data)+3, *(rng.randrange(len(data)+1) for _ in range(4))}:
+            got = answer(data, n)
+            assert got is not None, "nothing came back: is there a `return`?"
+            what = f"cut_bytes({data!r}, {n})"
+            assert 0 <= got <= min(n, len(data)), f"{what} is {got}: training may have {min(n, len(data))} bytes at most"
+            try: data[:got].decode(), data[got:].decode()
+            except UnicodeDecodeError: raise AssertionError(f"{what} is {got}, in the middle of a character") from None
+            # text that fits is not cut; else the library decides, which counts its answer in characters
+            want = len(data) if n >= len(data) else len(text[:cut_at(text, n)].encode())
+            assert got == want, f"{what} is {got}, and should be {want}: {data[:want]!r} for training"
+
+cutting = Exercise("3. Where training ends", 3, cut_check, cut_bytes, probes=[(t.encode(), n) for t in TEXTS for n in (1, 3, 5, 6, 8, 9, 12, 99)],
+    wrong=[
+        Wrong("characters counted", "you cut at the n-th character. In a text of 🙂 that is four times as many bytes, and a tenth is no longer a tenth.", in_characters),
+        Wrong("forward to the next line end", "the cut goes back, not forward: else validation loses text to training, and a last line without an end leaves it nothing.", forward),
+        Wrong("inside a character", "where there is no line end you cut at byte n. Look at the byte that would begin the second part: 10xxxxxx continues a character.", anywhere),
+        Wrong("the newline on the wrong side", "a line ends with its newline. You cut before it, so validation begins with an empty line.", before_the_end),
+        Wrong("one byte too many", "a line end at byte n, counted from 0, would give training n+1 bytes.", line_too_far),
+        Wrong("nothing without a line end", "where no line ends before byte n, training still gets what fits, up to the last whole character.", all_or_nothing)])
+
+# ---- 4. number k: find(k, shards) -> (shard, group, row) ----
+
+def find(k, shards):
+    k %= sum(map(sum, shards))
+    for i, groups in enumerate(shards):
+        for g, rows in enumerate(groups):
+            if k < rows: return i, g, k
+            k -= rows
+
+def finder(inside, wrap=True):
+    def answer(k, shards):
+        if wrap: k %= sum(map(sum, shards))
+        for i, groups in enumerate(shards):
+            for g, rows in enumerate(groups):
+                if inside(k, rows): return i, g, k
+                k -= rows
+    return answer
+
+def equal_groups(k, shards):
+    k %= sum(map(sum, shards))
+    for i, groups in enumerate(shards):
+        if k < sum(groups): return i, k//groups[0], k % groups[0]
+        k -= sum(groups)
+
+def through_groups(k, shards):
+    k %= sum(map(sum, shards)); at = 0
+    for i, groups in enumerate(shards):
+        for rows in groups:
+            if k < rows: return i, at, k
+            k -= rows; at += 1
+
+def row_of_shard(k, shards):
+    i, g, r = find(k, shards)
+    return i, g, sum(shards[i][:g])+r
+
+SHELVES = [[[3, 2], [4]], [[1], [0, 5], [2, 2, 2]], [[100, 100, 37], [100, 12], [], [50]], [[0, 0, 7], [7, 1]]]
+
+def find_check(answer):
+    rng = random.Random(4)
+    for shards in SHELVES+[[[rng.randrange(6) for _ in range(rng.randrange(4))] for _ in range(rng.randrange(1, 5))]+[[rng.randrange(1, 9)]] for _ in range(60)]:
+        n = sum(map(sum, shards))
+        for k in [*range(min(n, 60)), n-1, n, n+1, 5*n+rng.randrange(n)]:
+            got = answer(k, [list(g) for g in shards])
+            assert got is not None, f"nothing came back for document {k} of {shards}: is there a `return`, and does it wrap round after {n} documents?"
+            assert tuple(got) == find(k, shards), f"document {k} of {shards} is {find(k, shards)}, you say {tuple(got)}"
+    big = [[1024]*300]*50
+    assert tuple(answer(10**12+5, big)) == find(10**12+5, big), "document 1,000,000,000,005, many epochs on, has another place"
+
+finding = Exercise("4. Number k", 3, find_check, find, probes=[(k, s) for s in SHELVES for k in (0, 2, 3, 4, 5, 8, 9, 99, 100, 237, 240, 400)], seconds=10,
+    behave=lambda f, k, shards: tuple(f(k, shards)),
+    wrong=[
+        Wrong("one row beyond the end", "a group of 3 rows has rows 0, 1 and 2. You find a row 3 in it, which is row 0 of the next.", finder(lambda k, rows: k <= rows)),
+        Wrong("all groups alike", "the last group of a shard is shorter, and some are empty. Divide by the first one's size and you miss.", equal_groups),
+        Wrong("groups counted through", "the number of a group is its place in its own shard: each file begins with group 0.", through_groups),
+        Wrong("row of the shard", "the row is counted from the beginning of its group, not of its shard.", row_of_shard),
+        Wrong("one epoch only", "after the last document comes the first one again: the second epoch begins there.", finder(lambda k, rows: k < rows, wrap=False)),
+        Wrong("counted from 1", "document 0 is the first. You begin to count at 1, so everything is one place early.", lambda k, shards: find(k-1, shards))])
+
+EXERCISES = dict(costing=costing, dealing=dealing, cutting=cutting, finding=finding)
