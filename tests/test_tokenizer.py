@@ -200,7 +200,7 @@ def test_bench_runs_small(crate, tmp_path):
     rows = json.loads((tmp_path/"out"/"tokenizer_train.json").read_text())["rows"]
     assert [set(r["trainers"]) for r in rows] == [{"ours", "rustbpe", "tokenizers", "python"}, {"ours", "rustbpe", "tokenizers"}]
     assert all(all(r["identical_merges"].values()) for r in rows) and all(t["tokens"] == 400 and t["peak_mb"] > t["before_mb"]*.5 > 0 for r in rows for t in r["trainers"].values())
-    done = bench("--growth", "--growth_sizes", "0.5,1,2", "--registry_mb", "0.5")
+    done = bench("--growth", "--growth_sizes", "4,5,6", "--registry_mb", "4")
     assert done.returncode == 0, done.stderr
     grown = json.loads((tmp_path/"out"/"tokenizer_growth.json").read_text())
     first = grown["rows"][0]
