@@ -177,11 +177,12 @@ def _tape(docs, size):
 def _cropped(docs, size, depth):
     "Best fit; where none fits the shortest is cropped and its rest thrown away (nanochat, 2026)"
     docs, order, wait = enumerate(docs), [], {}
-    while True:
+    def fill():
         for k, d in islice(docs, depth-len(order)): wait[k] = d; insort(order, (len(d)+1, -k))
-        if not order: return
+        return order
+    while fill():
         row, space = [], size
-        while space and order:
+        while space and fill():
             n, k = order.pop(max(bisect_left(order, (space+1,))-1, 0))
             row.append(wait.pop(-k)[:space-1]); space -= min(n, space)
         yield row, space
@@ -212,7 +213,8 @@ def waste(
             for piece in filter(len, row):
                 d = docs[bisect_right(starts, piece.start)-1]
                 placed += len(piece); whole += piece == d and len(d) < size; orphans += len(piece)*(piece.start != d.start)
-        report[name] = dict(rows=n, padding=empty/max(n*size, 1), dropped=1-placed/max(ends[-1], 1), cut=1-whole/max(fits, 1), orphans=orphans/max(placed, 1))
+        shares = dict(padding=(empty, n*size), dropped=(ends[-1]-placed, ends[-1]), cut=(fits-whole, fits), orphans=(orphans, placed))
+        report[name] = dict(rows=n, **{k: a/max(b, 1) for k, (a, b) in shares.items()})
     return report
 
 def show_waste(report:dict):
