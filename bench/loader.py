@@ -6,7 +6,7 @@ For each vocabulary a tokenizer is trained on the corpus. Then all ways are meas
 of the rounds is shown with the ratio to the ceiling: tiktoken's own `encode_ordinary_batch` on two threads, which makes ids and nothing else. The loader
 is measured in its steady state: its lanes are filled before the clock starts. `process` is processor time, `clock` the wall.
 """
-import argparse, json, shutil, statistics, sys, tempfile, time
+import argparse, json, os, shutil, statistics, sys, tempfile, time
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -52,6 +52,7 @@ def main():
         docs.append(d); size += len(d.encode())
         if size >= a.mb*1e6: break
     print(f"{len(docs):,} documents, {size/1e6:.1f} MB of {Path(a.corpus).name}")
+    load = os.getloadavg()[0]                                              # what else was running: over 0.5, the clock is not to be trusted, the ratios are
     tmp, cells, reports = Path(tempfile.mkdtemp(prefix="nanochat-bench-")), [], {}
     try:
         for V in map(int, a.vocab.split(",")):
@@ -77,7 +78,7 @@ def main():
                 reports[f"{V}/{T}"] = waste(lengths, T); show_waste(reports[f"{V}/{T}"])
     finally: shutil.rmtree(tmp)
     out = Path(a.out)
-    atomic_write(out, json.dumps(dict(corpus=Path(a.corpus).name, bytes=size, documents=len(docs), lanes=LANES, speed=cells, waste=reports, peak_rss_mb=round(peak_rss_mb()), machine=provenance()), indent=1)+"\n")
+    atomic_write(out, json.dumps(dict(corpus=Path(a.corpus).name, bytes=size, documents=len(docs), lanes=LANES, speed=cells, waste=reports, peak_rss_mb=round(peak_rss_mb()), load_before=round(load, 2), machine=provenance()), indent=1)+"\n")
     print(f"\nkept in {out.name}; peak memory {peak_rss_mb():.0f} MB, all ways together")
 
 if __name__ == "__main__": main()
