@@ -1,7 +1,8 @@
 """The loss of the head: is it torch's, how much memory does it take, how fast is it, and what do models that only count score.
 
-    python bench/loss.py            agreement, memory, speed, scoreboard: about five minutes on two cores
-    python bench/loss.py --full     also (32, 2048, 65536) itself, forward and backward, with 32 channels: some minutes more, 2 GB
+    python bench/loss.py                 agreement, scoreboard, speed, memory: some minutes on two cores, 3 GB
+    python bench/loss.py full            (32, 2048, 65536) itself, forward and backward, with 32 channels: ten minutes, 2 GB
+    python bench/loss.py speed memory    some of the parts; results of the others stay in bench/results/loss.json
 
 Each memory figure comes from a process of its own: the most it ever held, less what it held before the loss (the stream, the head, torch).
 Speeds are taken in turns, a lap of each way after the other, so that a busy neighbour meets all of them; the ratio is what counts.
@@ -30,13 +31,18 @@ def high_water()->float:
     try: return next(int(l.split()[1])/1024 for l in open("/proc/self/status") if l.startswith("VmHWM"))
     except OSError: return peak_rss_mb()
 
+def forget_high_water():
+    "Let Linux count the most memory anew from what is held now"
+    try: open("/proc/self/clear_refs", "w").write("5")
+    except OSError: pass
+
 def child(way:str, B:int, T:int, V:int, C:int, chunk:int):
     "Forward and backward once; prints the memory that they added and the seconds that they took"
     torch.manual_seed(0)
     x, w, t = torch.randn(B, T, C, requires_grad=True), torch.randn(V, C, requires_grad=True), torch.randint(V, (B, T))
     f = {"torch": lambda x, t, chunk: torch_loss(x, w, t, 15.), "ours": lambda x, t, chunk: lm_loss(x, w, t, 15., chunk=chunk)}[way]
     f(x[:1, :2], t[:1, :2], V).backward()                          # wakes up the libraries (checkpoint alone brings 140 MB), makes room for the gradients
-    x.grad = w.grad = None; before, t0 = high_water(), time.perf_counter()
+    x.grad = w.grad = None; forget_high_water(); before, t0 = high_water(), time.perf_counter()
     loss = f(x, t, chunk); loss.backward()
     print(json.dumps(dict(mb=round(high_water()-before, 1), seconds=round(time.perf_counter()-t0, 2), loss=loss.item(), grad=w.grad.norm().item())))
 
@@ -47,13 +53,19 @@ def peak(way:str, B:int, T:int, V:int, C:int=32, chunk:int=1 << 26)->dict:
     if done.returncode: raise SystemExit(f"error: {way} at {(B, T, V)} ended with status {done.returncode} (out of memory?): {done.stderr[-300:]}")
     return dict(json.loads(done.stdout), way=way, shape=[B, T, V], channels=C, chunk=chunk if way == "ours" else None, logits_mb=round(B*T*V*4/2**20, 1))
 
-def memory(full:bool)->list:
+def show(r):
+    print(f"  {r['way']:5} {str(tuple(r['shape'])):18} logits {r['logits_mb']:9,.0f} MB" + (f", chunks of {r['chunk']*4/2**20:3.0f} MB" if r["chunk"] else " "*19) + f": peak {r['mb']:8,.0f} MB more, {r['seconds']:6.1f} s")
+    return r
+
+def full()->dict:
+    "The shape of a GPU's step at depth 20, ours only: torch's loss would take 69 GB"
+    return show(peak("ours", 32, 2048, 65536))
+
+def memory()->list:
     "torch's loss and ours, side by side where torch's fits"
     rows = []
     for B, T, V in ((1, 2048, 16384), (1, 2048, 65536)):
-        for way, chunk in (("torch", 0), ("ours", 1 << 21), ("ours", 1 << 23)): rows.append(peak(way, B, T, V, chunk=chunk))
-    if full: rows.append(peak("ours", 32, 2048, 65536))
-    for r in rows: print(f"  {r['way']:5} {str(tuple(r['shape'])):18} logits {r['logits_mb']:9,.0f} MB" + (f", chunks of {r['chunk']*4/2**20:3.0f} MB" if r["chunk"] else " "*19) + f": peak {r['mb']:8,.0f} MB more, {r['seconds']:6.1f} s")
+        for way, chunk in (("torch", 0), ("ours", 1 << 21), ("ours", 1 << 23)): rows.append(show(peak(way, B, T, V, chunk=chunk)))
     for shape in {tuple(r["shape"]) for r in rows}:
         same = [r for r in rows if tuple(r["shape"]) == shape]
         assert all(math.isclose(r["loss"], same[0]["loss"], rel_tol=1e-5) and math.isclose(r["grad"], same[0]["grad"], rel_tol=1e-4) for r in same), "the two ways differ"
@@ -117,14 +129,17 @@ def scoreboard(vocab_size:int=1024)->dict:
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("--full", action="store_true", help="measure (32, 2048, 65536) too")
+    p.add_argument("parts", nargs="*", help="agreement, scoreboard, speed, memory, full; default: all but full")
     p.add_argument("--out", type=Path, default=here/"bench"/"results"/"loss.json", help="where the figures go")
     p.add_argument("--child", help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.child: return child(*json.loads(a.child))
-    out = dict(command="python bench/loss.py"+" --full"*a.full, provenance=provenance(), threads=torch.get_num_threads())
-    for name, part in (("agreement", agreement), ("scoreboard", scoreboard), ("speed", speed), ("memory", lambda: memory(a.full))): print(name); out[name] = part()
-    out["logits_mb_of_32_2048_65536"] = 32*2048*65536*4/2**20
-    atomic_write(a.out, json.dumps(out, indent=1)+"\n")
+    parts = dict(agreement=agreement, scoreboard=scoreboard, speed=speed, memory=memory, full=full)
+    if unknown := set(a.parts)-set(parts): p.error(f"no part {', '.join(sorted(unknown))}: there are {', '.join(parts)}")
+    out = json.loads(a.out.read_text()) if a.out.exists() else {}
+    for name in a.parts or list(parts)[:-1]:
+        print(name); found = parts[name]()
+        out[name] = dict(figures=found, command=f"python bench/loss.py {name}", threads=torch.get_num_threads(), provenance=provenance())
+        atomic_write(a.out, json.dumps(out, indent=1)+"\n")
 
 if __name__ == "__main__": main()
