@@ -404,6 +404,7 @@ def _owned(part, crew):
             with contextlib.suppress(OSError):
                 if os.fstat(f.fileno()).st_size == 0 and os.path.samestat(os.fstat(f.fileno()), os.stat(part)): part.unlink(); part.with_name(part.name+".json").unlink(missing_ok=True)
 
+# %% ../nbs/00_runtime.ipynb #e922cee5
 def _notes(path): return path.with_name(path.name+".part.json")     # url, tag and length of what lies in the part
 
 def _attempt(url, path, f, size, sha256, crew):
@@ -486,6 +487,7 @@ def _get(url, path, size, sha256, tries, crew):
                 if wait: crew.until[host] = time.monotonic()+wait                # meant for the machine, not for one worker
                 crew.nap(wait+backoff(failed))
 
+# %% ../nbs/00_runtime.ipynb #0fe355e2
 def download_all(
     jobs:list,               # (url, path, size, sha256) each; size and sha256 may be None or left out
     workers:int=4,           # files at a time
