@@ -126,7 +126,7 @@ def changed(
     "Which given options differ from a run's settings"
     b = s["base"]
     have = dict(s, num_iterations=b["steps"], save_every=b["save_every"], device_batch_size=b["device_rows"], total_batch_size=b["rows"]*s["seq_len"])
-    given = {k: str(Path(v).resolve()) if k == "corpus" and v != "world" else v for k, v in given.items()}
+    given = {k: str(Path(v).resolve()) if k == "corpus" and v not in ("world", *HUB) else v for k, v in given.items()}
     return [(k, have[k], v) for k, v in given.items() if have[k] != v]
 
 def open_run(

@@ -14,6 +14,7 @@ from random import Random
 import torch
 from fastcore.script import call_parse
 from .chat import ToolUse, parts_text, render_prompt, signed
+from .corpus import HUB
 from .engine import Engine
 from .evaluate import load_stage, mean_interval, pick_choices, score
 from .gpt import GPT, n_params
@@ -187,7 +188,7 @@ def identity_facts(
         n = n_params(GPT(config_for(s["depth"], s["vocab_size"], s["seq_len"], n_embd=s["n_embd"], n_head=s["n_head"], **s.get("switches", {}))))[0]
     w = World(s["seed"])
     size = f"{n/1e6:.1f} million" if n < 1e9 else f"{n/1e9:.1f} billion"
-    data = f"text about a small invented world of {len(w.people)} people and {len(w.places)} places" if s["corpus"] == "world" else "a folder of text and tasks from a small invented world"
+    data = f"text about a small invented world of {len(w.people)} people and {len(w.places)} places" if s["corpus"] == "world" else f"{'text of the corpus '+s['corpus'] if s['corpus'] in HUB else 'a folder of text'} and tasks from a small invented world"
     return dict(name="nanochat", size=size, layers=s["depth"], data=data)
 
 # %% ../nbs/19_tasks.ipynb #69f22078

@@ -38,11 +38,11 @@ def test_plan_prints_and_writes_nothing(base):
     assert done.returncode == 0 and "2 layers" in done.stdout, done.stdout + done.stderr
     assert not base.exists()
 
-@pytest.mark.parametrize("args", [("--tier", "gpu"), ("--tier", "full"), ("--tier", "laptop", "--corpus", "fineweb-edu"), ("--tier", "laptop", "--corpus", "climbmix"), ("--corpus", "tinystories")])
+@pytest.mark.parametrize("args", [("--tier", "gpu"), ("--tier", "full"), ("--tier", "full", "--corpus", "fineweb-edu")])
 def test_what_is_not_built_prints_its_plan_and_exits_2(base, args):
     done = door(*args)
     assert done.returncode == 2, (done.returncode, done.stderr)
-    assert "Traceback" not in done.stderr and args[-1] in done.stdout+done.stderr
+    assert "Traceback" not in done.stderr and args[1] in done.stdout+done.stderr
     assert "token" in done.stdout, "the plan is printed"
     assert "not built" in done.stderr or "missing" in done.stderr, done.stderr
     assert not list(base.glob("runs/*")), "a job that can't run leaves no run behind"
