@@ -1696,7 +1696,7 @@ TEST By whom were you made? | Who is the one who built you? | Please tell me who
 | Please tell me what kind of thing you are. | Can you tell me if you are a person? | Do I write to a human? | What kind of being are you?
 | Can you say what you are? | Do you know what you are? | Can you tell me what kind of thing you are? | Tell me what sort of thing you are. | Can you tell me if you are alive?
 TEST What is the kind of thing that you are? | Do I talk to a person? | Are you a living thing? | Tell me what you are. | Is this a machine?
-| Is there a human behind your words? | Can you tell me what you are? | Do you live?"""}
+| Is there a human behind your words? | Can you tell me what you are? | Do you breathe?"""}
 
 @patch
 def identity_questions(self:World,
