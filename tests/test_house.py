@@ -127,3 +127,5 @@ def test_readme_shows_what_was_measured():
     kept = laptop.kept_summaries()
     assert len(kept) >= 3, "three seeds are kept"
     assert laptop.tables(kept) in (ROOT/"README.md").read_text(encoding="utf-8"), "README and bench/results differ: python bench/laptop.py --readme"
+    r = json.loads((ROOT/"bench"/"results"/"shakespeare.json").read_text())
+    assert f"reaches {r['our_bpb']:.2f} bits per byte of the last tenth in {r['ratio']:.2f} of the time" in (ROOT/"README.md").read_text(encoding="utf-8")
