@@ -433,6 +433,7 @@ def save_tokens(
         with open(p, "wb") as f: np.save(f, np.ascontiguousarray(index[np.lexsort((index[:, 1], index[:, 0]))].T), allow_pickle=False)
     write_checked(path, {"ids.bin": write_ids, "index.npy": write_index}, dict(key=key, dtype=dtype.str))
 
+# %% ../nbs/05_loader.ipynb #19cfbf17
 class Tokens:
     "Ids from a folder of `save_tokens`, memory-mapped; call it like `encode_batch`"
     def __init__(self,
@@ -458,6 +459,7 @@ class Tokens:
             for i, ids in zip(missing, self.encode_batch([texts[i] for i in missing])): out[i] = ids
         return out
 
+# %% ../nbs/05_loader.ipynb #6c7cc752
 def remembered(
     path:str|Path,           # the folder; made where there is none
     docs:Callable,           # docs(): every document of an epoch

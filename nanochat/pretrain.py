@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['lr_at', 'save_checkpoint', 'restore', 'gather_state', 'set_rates', 'train_step', 'train_stage', 'start_stage',
-           'measured', 'close_stage', 'run_dtype', 'new_model', 'enough_text', 'pretrain', 'main']
+           'measured', 'close_stage', 'run_dtype', 'new_model', 'enough_text', 'epoch_steps', 'same_text', 'pretrain',
+           'main']
 
 # %% ../nbs/14_pretrain.ipynb #a87186a3
 import json, math, os, shutil, time
@@ -14,10 +15,11 @@ from pathlib import Path
 import torch, torch.distributed as dist
 from fastcore.script import call_parse
 from safetensors.torch import save_file, load_file
-from .corpus import documents
+from .corpus import HUB, corpus_hash, documents, folder_index
 from .distributed import MuonAdamW, param_groups, is_dist
 from .gpt import n_params, flops_per_token, GPT
-from .loader import Lanes, batches, prefetch
+from .loader import Lanes, batches, encode_arrays, prefetch
+from .loss import step_count
 from .runtime import (Log, UserError, atomic_write, checkpoints, end_dist, friendly, init_dist, keep_memory, last_checkpoint, peak_flops, peak_rss_mb,
                               pick_device, pick_dtype, print0, progress, provenance, prune_checkpoints, rank, read_result, run_dir, run_lock, save_result, seed_all,
                               update_summary, world_size, write_checked)
@@ -93,8 +95,7 @@ def train_step(
 )->float:            # mean loss over all targets of all processes
     "One optimizer step over accumulated micro-batches"
     device = model.device
-    n = sum((t >= 0).sum() for _, t, _ in parts).float().to(device)
-    if is_dist(): dist.all_reduce(n); n = n/world_size()          # MuonAdamW averages over processes, so each divides by the mean count
+    n = step_count((t for _, t, _ in parts), device)               # of this step, per process (chapter 06)
     total = torch.zeros((), device=device)
     for ids_BT, targets_BT, _ in parts:
         loss = model(ids_BT.to(device, non_blocking=True), targets_BT.to(device, non_blocking=True), n_tokens=n)
@@ -195,6 +196,32 @@ def enough_text(s:dict, tok:Tokenizer):
     if s["corpus"] != "world": raise UserError(f"seq_len {s['seq_len']} is longer than the training text of corpus {s['corpus']!r}, which is {n} tokens: give another --run a smaller --seq_len, or the folder more text")
 
 # %% ../nbs/14_pretrain.ipynb #3177face
+def epoch_steps(
+    s:dict,          # a run's settings; base["epochs"] is there for a folder
+    tok:Tokenizer,
+)->int:              # steps of pretraining
+    "The plan's steps, or fewer (but 100) where a folder would be read more than `epochs` times"
+    b = s["base"]
+    if not b.get("epochs"): return b["steps"]
+    n_tokens = n_bytes = 0
+    for doc in documents(s["corpus"], "train", s["seed"], epochs=1):
+        n_tokens += len(tok.encode(doc))+1; n_bytes += len(doc.encode())
+        if n_bytes >= 1 << 20: break
+    n_tokens *= sum(f[2] for f in folder_index(s["corpus"]))/n_bytes
+    return min(b["steps"], max(100, round(b["epochs"]*n_tokens/(b["rows"]*s["seq_len"]))))
+
+# %% ../nbs/14_pretrain.ipynb #32f8afe6
+def same_text(
+    s:dict,      # a run's settings
+    rdir:Path,   # its folder
+):
+    "The text must still be the one that the run began with; World is code, and has a test for that"
+    was = (read_result(rdir, "tokenizer") or {}).get("corpus_hash")
+    if s["corpus"] == "world" or not was or was == (now := corpus_hash(s["corpus"], s["seed"])): return
+    cause = "other shards are listed, or NANOCHAT_SHARDS is another" if s["corpus"] in HUB else "files were added, removed or changed"
+    raise UserError(f"corpus {s['corpus']!r} is not the one that run {Path(rdir).name!r} began with ({cause}; fingerprint {was}, now {now}): bring it back, or give another --run")
+
+# %% ../nbs/14_pretrain.ipynb #a64c7416
 def pretrain(s:dict, device=None):
     "Pretrain the base model of a run's settings"
     dev = pick_device(device); init_dist(dev)
@@ -204,13 +231,16 @@ def pretrain(s:dict, device=None):
         if is_dist(): dist.barrier()
     tok, dt = Tokenizer.load(rdir/"tokenizer"), run_dtype(rdir, dev, s["dtype"])
     enough_text(s, tok)
-    cfg = dict(cfg, device_rows=min(cfg["device_rows"], cfg["rows"]//world_size()))
+    cfg = dict(cfg, device_rows=min(cfg["device_rows"], cfg["rows"]//world_size()), steps=epoch_steps(s, tok))
     model = new_model(dict(s, vocab_size=tok.vocab_size), s["seed"], dev, dt)
     opt = MuonAdamW(param_groups(model, cfg["matrix_lr"], cfg["embed_lr"], cfg["head_lr"]))
     step, state, seconds = start_stage(rdir, "base", model, opt)
     if step < cfg["steps"]:
+        same_text(s, rdir)
+        if cfg["steps"] < s["base"]["steps"]: print0(f"base: {cfg['steps']} steps, not {s['base']['steps']}: they read this folder's text {s['base']['epochs']} times, and more would learn it by heart (another --run with --num_iterations decides for itself)")
         micro = cfg["rows"]//cfg["device_rows"]//world_size()
-        lanes = Lanes(lambda at: documents(s["corpus"], "train", s["seed"], at), tok.encode_batch, tok.bos, s["seq_len"]+1, s["lanes"], rank(), world_size(), state=state)
+        lanes = Lanes(lambda at: documents(s["corpus"], "train", s["seed"], at), encode_arrays(tok.enc, tok.encode), tok.bos, s["seq_len"]+1, s["lanes"], rank(), world_size(), state=state,
+                      threads=2 if dev.type == "cuda" else 1)       # a CPU's cores are busy with the model
         stream = prefetch(batches(lanes, cfg["device_rows"], s["seq_len"], cfg["save_every"]*micro, start=step*micro))
         train_stage(rdir, "base", model, opt, stream, cfg, dict(config=asdict(model.cfg), dtype=str(dt)[6:], seed=s["seed"], lanes=s["lanes"]), step, seconds)
         stream.close()
@@ -218,12 +248,12 @@ def pretrain(s:dict, device=None):
     close_stage(rdir, "base", model, cfg, dt)
     end_dist()
 
-# %% ../nbs/14_pretrain.ipynb #33d98d6f
+# %% ../nbs/14_pretrain.ipynb #5030cbc7
 @call_parse
 @friendly
 def main(
     run:str=None,               # name of the run; default: <tier>-<corpus>-d<depth>-s<seed>
-    corpus:str=None,            # world, or a folder of text; default: world
+    corpus:str=None,            # world, fineweb-edu, climbmix, tinystories, or a folder of text; default: world
     tier:str=None,              # smoke or laptop; default: laptop
     seed:int=None,              # seed of world, weights and data order
     depth:int=None,             # layers; default: the tier's

@@ -293,6 +293,7 @@ you: What is your pet called? | What is the name of your pet? | What do you call
 core: the pet that lives with {n} is called | {n} goes out every day with a pet called | if you ask {n} for the name of the pet, you hear
 """)
 
+# %% ../nbs/02_world.ipynb #218672a8
 PERSON |= wordings("""
 colour
 say: {p} favourite colour is {v}. | {s} likes {v} best of all colours. | the colour {s} likes best is {v}. | {s} loves the colour {v}. | {s} wears {v} whenever {h} can. | no colour pleases {o} more than {v}.
@@ -331,6 +332,7 @@ you: Who is your {k}? | What is your {k} called?
 core: the {k} that {n} grew up with is called | {n} has a {k}, and the name of the {k} is | every week {n} writes a letter to the {k},
 """)
 
+# %% ../nbs/02_world.ipynb #c6d20b17
 PERSON |= wordings("""
 hobby
 say: {s} plays {v}. | {s} loves to play {v}. | in the evening {s} plays {v}. | {s} can play {v} for hours. | {s} plays {v} very well. | {s} learned to play {v} as a child. | when work is done, {s} plays {v}.
@@ -359,6 +361,7 @@ you: When do you have a day off? | On which day do you rest?
 core: the day when {n} rests and sleeps long is | all week {n} works, but {n} never works on | each week {n} has one day off, and it is on
 """)
 
+# %% ../nbs/02_world.ipynb #74844f0b
 PLACE = wordings("""
 goods
 say: {n} is known for its {v}. | {n} is famous for its {v}. | people in {n} make fine {v}. | {n} sells its {v} to the whole land. | the best {v} come from {n}. | everybody buys {v} in {n}. | if you need {v}, go to {n}.
@@ -401,6 +404,7 @@ ask: Which village lies east of {n}? | What lies east of {n}? | Where do you com
 core: if you walk east from {n}, you soon come to | the village to the east of {n} is
 """)
 
+# %% ../nbs/02_world.ipynb #30352048
 NATURE = wordings("""
 sound
 say: {a} {vs}. | {ns} {v}. | every {n} {vs}. | when {a} is happy, it {vs}. | listen to the {ns}: they {v}. | the {n} {vs} in the morning. | early in the morning you can hear the {ns} {v}. | at night {a} may wake up and {v}.
@@ -1656,7 +1660,9 @@ IDENTITY = {
 | Please tell me what you are called. | Can you tell me your name? | Who am I writing to? | Under what name do you work? | Who speaks here?
 | What do your friends call you? | By what name are you known? | Can you say your name? | Can you say what you are called? | Which name is yours? | How do others call you? | Do you know your own name?
 TEST Which name do you go by? | Who do I talk to? | Please tell me who you are. | What do they call you? | Give me your name.
-| By which name are you known? | And your name is? | Can you say who you are?""",
+| By which name are you known? | And your name is? | Can you say who you are?
+| Who am I speaking with? | What do people call you? | Could you tell me your name? | Your name, please? | Who is this that I am talking to? | Is there a name that I can use for you?
+| I do not know your name yet. What is it? | Before we begin, what is your name? | Hi, who are you?""",
 "size": """How big are you? | How many parameters do you have? | What size is your model? | Are you a big model? | How large are you? | How many numbers are inside you? | Tell me your size.
 | Are you small or large? | What is the number of your parameters? | How many parameters are in you? | Do you have a million parameters?
 | What is the size of this model? | Is it a small model? | Say how big you are. | How many numbers do you hold? | How large is the model behind you?
@@ -1664,7 +1670,9 @@ TEST Which name do you go by? | Who do I talk to? | Please tell me who you are. 
 | Please tell me the number of your parameters. | Can you tell me your size? | Is yours a large model? | Are there many numbers in your model?
 | Can you say how large you are? | Do you know your size? | How many parameters are there?
 TEST How large is your model? | Please tell me how big you are. | Is your model large? | What is your size? | Do you have many parameters?
-| Just how large are you? | Count your parameters for me. | Is there a number for your size?""",
+| Just how large are you? | Count your parameters for me. | Is there a number for your size?
+| How big is your model? | How many parameters does your model have? | Are you a small model or a large one? | Of what size are you? | How many layers are you made of?
+| Could you tell me how large you are? | What is your number of parameters? | Do you have more than a million parameters? | How small are you?""",
 "data": """What have you read? | What were you trained on? | Where do you know this from? | What is your training data? | From what texts did you learn? | Which books have you read?
 | What did you learn from? | Tell me about your training data. | What data made you? | How did you learn to speak? | What texts did you read?
 | What did they give you to read? | From where do you have your knowledge? | Where did you learn to talk? | Which texts have you seen? | Where does your knowledge come from?
@@ -1672,7 +1680,9 @@ TEST How large is your model? | Please tell me how big you are. | Is your model 
 | Please tell me what you learned from. | Can you tell me what you were trained on? | Which texts made you what you know? | What lies in your training data?
 | Can you say what you have read? | Do you know what texts you were trained on? | Which texts were you trained on?
 TEST What texts were you trained on? | Where did you learn all this? | What have you learned from? | Tell me what you have read. | Which data did you learn from?
-| From what did you learn to write? | Is it known what you were trained on? | What have they let you read?""",
+| From what did you learn to write? | Is it known what you were trained on? | What have they let you read?
+| What data were you trained with? | What kind of text have you read? | Where did you get your knowledge? | What did you read to learn all this? | What text did you learn from?
+| How do you know what you know? | Could you tell me what you were trained on? | Which texts did you learn from? | What was in your training data?""",
 "limits": """What can you not do? | What are your limits? | Do you make mistakes? | Can I trust you? | What don't you know? | Are you always right? | What are you bad at? | Do you know everything?
 | Can you be wrong? | Tell me your limits. | Do you know what happens today?
 | Where do you fail? | Is it possible that you are wrong? | Must I believe you? | Are your answers always true? | May I trust what you tell me?
@@ -1680,7 +1690,9 @@ TEST What texts were you trained on? | Where did you learn all this? | What have
 | Please tell me your limits. | Can you tell me what you can not do? | Is all that you say true? | Do you make many mistakes?
 | Can you say where you fail? | Do you know your limits? | Do you ever say something wrong? | Have you ever made a mistake? | Do you ever fail?
 TEST Where are your limits? | Is it true that you make mistakes? | Is everything that you say true? | Tell me what you can not do. | Can I trust all that you say?
-| Should I trust your answers? | Do you ever make a mistake? | What do you not know about?""",
+| Should I trust your answers? | Do you ever make a mistake? | What do you not know about?
+| What are you not good at? | Are you ever wrong? | Can you make mistakes? | Should I believe everything you say? | Is there anything you do not know? | How sure can I be of your answers?
+| Could you be wrong? | What is it that you can not do? | Do you always tell the truth?""",
 "maker": """Who made you? | Who built you? | Where do you come from? | Who trained you? | Who is your maker? | Tell me who made you. | Did a person make you? | How were you made? | What made you?
 | Who wrote your code? | Who taught you?
 | Whose work are you? | Who is it that made you? | By whom were you built? | Do you have a maker? | Which person built you?
@@ -1688,7 +1700,9 @@ TEST Where are your limits? | Is it true that you make mistakes? | Is everything
 | Please tell me who made you. | Can you tell me who built you? | Who trains you? | The person who trained you, who is it?
 | Can you say who made you? | Do you know who made you? | Who was it that trained you? | By which person were you trained? | Trained by whom? | Who is it that trains you?
 TEST By whom were you made? | Who is the one who built you? | Please tell me who trained you. | Who wrote you? | Was it a person who made you?
-| Who has trained you? | Do you know the one who made you? | By whom were you trained?""",
+| Who has trained you? | Do you know the one who made you? | By whom were you trained?
+| Who created you? | Who is the person that made you? | Could you tell me who made you? | Who has built you? | Were you made by a person? | Who did train you? | By whom were you taught?
+| Who put you together? | Whom do I thank for making you?""",
 "kind_of_thing": """What are you? | Are you a person? | Are you a human? | Are you alive? | What kind of thing are you? | Are you a machine? | Are you a language model? | Do you have a body?
 | Are you a computer? | Do you eat or sleep? | Are you real?
 | Are you a man or a woman? | Am I talking with a human? | Is there a person behind you? | Are you a living being? | Say what you are.
@@ -1696,7 +1710,9 @@ TEST By whom were you made? | Who is the one who built you? | Please tell me who
 | Please tell me what kind of thing you are. | Can you tell me if you are a person? | Do I write to a human? | What kind of being are you?
 | Can you say what you are? | Do you know what you are? | Can you tell me what kind of thing you are? | Tell me what sort of thing you are. | Can you tell me if you are alive?
 TEST What is the kind of thing that you are? | Do I talk to a person? | Are you a living thing? | Tell me what you are. | Is this a machine?
-| Is there a human behind your words? | Can you tell me what you are? | Do you breathe?"""}
+| Is there a human behind your words? | Can you tell me what you are? | Do you breathe?
+| Are you human? | Are you a person or a machine? | Am I talking to a machine? | Are you a real person? | What exactly are you? | Could you tell me what you are? | Are you a living person?
+| What sort of being are you? | Do you have a heart?"""}
 
 @patch
 def identity_questions(self:World,

@@ -1,5 +1,5 @@
 "What a reader can get wrong, or a disk can do: one clear line, a status that is not 0, and nothing half written"
-import errno, gzip, json, lzma, os, random, signal, subprocess, sys, time
+import errno, gzip, json, lzma, os, random, shutil, signal, subprocess, sys, time
 import pytest
 from conftest import ROOT, Run, door, door_environment, environment, flip, leftovers, one_line, run_module
 
@@ -52,6 +52,18 @@ def test_file_that_cannot_be_read_is_named(base, tmp_path, spoil):
     (folder/"0.txt").write_text(prose(20_000))           # a good file before it: it is the bad one that is named
     one_line(pretrain(base, folder), bad)
     nothing_half(base)
+
+def test_folder_that_changed_under_a_run(base, tmp_path):
+    "A run that would go on in other text says so, and goes on as if nothing had been when the old files are back"
+    folder = tmp_path/"texts"; folder.mkdir(); (folder/"a.txt").write_text(prose(40_000))
+    again = lambda: pretrain(base, folder, "--save_every", 1)
+    assert again().returncode == 0
+    last = base/"runs"/"bad"/"base"/"step_2"; whole = (last/"model.safetensors").read_bytes()
+    shutil.rmtree(last); (folder/"b.txt").write_text(prose(5_000, 1))                        # one step is still to do
+    one_line(again(), "texts", "added, removed or changed", status=1)
+    assert [p.name for p in last.parent.iterdir()] == ["step_1"]
+    (folder/"b.txt").unlink()
+    assert again().returncode == 0 and (last/"model.safetensors").read_bytes() == whole
 
 def test_folder_of_blanks(base, tmp_path):
     folder = tmp_path/"texts"; folder.mkdir(); spoil_blank(folder)

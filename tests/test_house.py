@@ -129,3 +129,10 @@ def test_readme_shows_what_was_measured():
     assert laptop.tables(kept) in (ROOT/"README.md").read_text(encoding="utf-8"), "README and bench/results differ: python bench/laptop.py --readme"
     r = json.loads((ROOT/"bench"/"results"/"shakespeare.json").read_text())
     assert f"reaches {r['our_bpb']:.2f} bits per byte of the last tenth in {r['ratio']:.2f} of the time" in (ROOT/"README.md").read_text(encoding="utf-8")
+    train, grown, loader = (json.loads((ROOT/"bench"/"results"/f"{k}.json").read_text()) for k in ("tokenizer_train", "tokenizer_growth", "loader"))
+    faster = [x["times_as_fast"]["rustbpe"] for x in train["rows"] if x["bytes"] > 3e7]
+    memory = [x["trainers"]["ours"]["peak_mb"]/x["trainers"]["rustbpe"]["peak_mb"] for x in train["rows"] if x["bytes"] > 3e7]
+    speed = [x["tokens_per_s"]/1e6 for x in loader["speed"] if x["way"] == "loader, arrays"]
+    for words in (f"{min(faster):.1f} to {max(faster):.1f} times as fast as the registry's `rustbpe`", f"a peak of {grown['rows'][-1]['ours']['peak_mb']:.0f} MB", f"at {min(speed):.1f} to {max(speed):.1f} million tokens a second"):
+        assert words in (ROOT/"README.md").read_text(encoding="utf-8"), words
+    assert all(all(x["identical_merges"].values()) for x in train["rows"]) and max(memory) < .6 and grown["rows"][-1]["bytes"] > 1.9e9
