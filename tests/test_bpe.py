@@ -118,7 +118,7 @@ def test_long_words_take_no_square_of_time(crate):
     tok.train_from_iterator([long], 300)
     start = time.perf_counter()
     assert tok.decode(tok.encode(long)) == long
-    assert time.perf_counter()-start < 5
+    assert time.perf_counter()-start < 30      # a fraction of a second; the square of 600,000 would be minutes
 
 def test_tokenizer_interface(crate):
     tok = crate.Tokenizer()
@@ -223,7 +223,7 @@ def test_ctrl_c_stops_an_endless_training(crate):
     assert run.stdout.readline() == "on\n"
     time.sleep(.3)
     run.send_signal(signal.SIGINT)
-    _, err = run.communicate(timeout=10)
+    _, err = run.communicate(timeout=60)
     assert "KeyboardInterrupt" in err and run.returncode != 0
 
 def test_other_threads_go_on(crate):

@@ -129,7 +129,7 @@ def test_faults_come_in_their_place_and_threads_end(docs, tok):
         for _ in stream: n += 1
     assert n > 10                                                        # what was read before still came
     del lanes, stream; gc.collect()
-    for _ in range(50):
+    for _ in range(300):
         if threading.active_count() > before: time.sleep(.1)
     assert threading.active_count() <= before
 
