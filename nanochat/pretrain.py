@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['lr_at', 'save_checkpoint', 'restore', 'gather_state', 'set_rates', 'train_step', 'train_stage', 'start_stage',
-           'measured', 'close_stage', 'run_dtype', 'new_model', 'enough_text', 'epoch_steps', 'same_text', 'pretrain',
-           'main']
+           'measured', 'close_stage', 'run_dtype', 'new_model', 'enough_text', 'epoch_steps', 'settle_steps',
+           'same_text', 'pretrain', 'main']
 
 # %% ../nbs/14_pretrain.ipynb #a87186a3
 import json, math, os, shutil, time
@@ -21,7 +21,7 @@ from .gpt import n_params, flops_per_token, GPT
 from .loader import Lanes, batches, encode_arrays, prefetch
 from .loss import step_count
 from .runtime import (Log, UserError, atomic_write, checkpoints, end_dist, friendly, init_dist, keep_memory, last_checkpoint, peak_flops, peak_rss_mb,
-                              pick_device, pick_dtype, print0, progress, provenance, prune_checkpoints, rank, read_result, run_dir, run_lock, save_result, seed_all,
+                              pick_device, pick_dtype, print0, progress, provenance, prune_checkpoints, rank, read_result, read_settings, run_dir, run_lock, save_result, seed_all,
                               update_summary, world_size, write_checked)
 from .scaling import config_for, open_run
 from .tokenizer import Tokenizer, train_tokenizer
@@ -210,6 +210,19 @@ def epoch_steps(
     n_tokens *= sum(f[2] for f in folder_index(s["corpus"]))/n_bytes
     return min(b["steps"], max(100, round(b["epochs"]*n_tokens/(b["rows"]*s["seq_len"]))))
 
+def settle_steps(
+    s:dict,          # a run's settings
+    tok:Tokenizer,
+    rdir:Path,       # its folder
+)->dict:             # settings with as many steps as the text allows
+    "Decide once how long pretraining is, and write it into the run's settings.json, where all other stages look"
+    b, n = s["base"], epoch_steps(s, tok)
+    if n == b["steps"]: return s
+    print0(f"base: {n} steps, not {b['steps']}: they read this folder's text {b['epochs']} times, and more would learn it by heart (another --run with --num_iterations decides for itself)")
+    settled = lambda kept: dict(kept, base={**{k: v for k, v in kept["base"].items() if k != "epochs"}, "steps": n, "planned_steps": b["steps"]})
+    if rank() == 0 and (kept := read_settings(rdir)): atomic_write(Path(rdir)/"settings.json", json.dumps(settled(kept), indent=1)+"\n")
+    return settled(s)
+
 # %% ../nbs/14_pretrain.ipynb #32f8afe6
 def same_text(
     s:dict,      # a run's settings
@@ -225,19 +238,19 @@ def same_text(
 def pretrain(s:dict, device=None):
     "Pretrain the base model of a run's settings"
     dev = pick_device(device); init_dist(dev)
-    rdir, cfg = run_dir(s["run"]), s["base"]
+    rdir = run_dir(s["run"])
     if not (rdir/"tokenizer"/"tokenizer.json").exists():
         if rank() == 0: train_tokenizer(rdir, s["corpus"], s["seed"], s["vocab_size"], s["tokenizer_bytes"])
         if is_dist(): dist.barrier()
     tok, dt = Tokenizer.load(rdir/"tokenizer"), run_dtype(rdir, dev, s["dtype"])
     enough_text(s, tok)
-    cfg = dict(cfg, device_rows=min(cfg["device_rows"], cfg["rows"]//world_size()), steps=epoch_steps(s, tok))
+    s = settle_steps(s, tok, rdir); cfg = s["base"]
+    cfg = dict(cfg, device_rows=min(cfg["device_rows"], cfg["rows"]//world_size()))
     model = new_model(dict(s, vocab_size=tok.vocab_size), s["seed"], dev, dt)
     opt = MuonAdamW(param_groups(model, cfg["matrix_lr"], cfg["embed_lr"], cfg["head_lr"]))
     step, state, seconds = start_stage(rdir, "base", model, opt)
     if step < cfg["steps"]:
         same_text(s, rdir)
-        if cfg["steps"] < s["base"]["steps"]: print0(f"base: {cfg['steps']} steps, not {s['base']['steps']}: they read this folder's text {s['base']['epochs']} times, and more would learn it by heart (another --run with --num_iterations decides for itself)")
         micro = cfg["rows"]//cfg["device_rows"]//world_size()
         lanes = Lanes(lambda at: documents(s["corpus"], "train", s["seed"], at), encode_arrays(tok.enc, tok.encode), tok.bos, s["seq_len"]+1, s["lanes"], rank(), world_size(), state=state,
                       threads=2 if dev.type == "cuda" else 1)       # a CPU's cores are busy with the model

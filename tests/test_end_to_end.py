@@ -1,7 +1,7 @@
 "The whole road on the smoke tier: every stage, the fixed form of its results, and a second start that knows it is finished"
-import json, math, time
+import json, math, random, time
 import pytest
-from conftest import TRAIN, door, lines_of
+from conftest import TRAIN, door, lines_of, run_module
 
 METRICS = {"core", "mc_easy", "mc_hard", "word_problems", "code", "spelling", "identity", "mean"}
 
@@ -72,3 +72,19 @@ def test_second_start_says_finished_without_torch(smoke, tmp_path):
 def test_named_run_needs_no_other_option(smoke):
     again = door("--run", smoke.name, base=smoke.base, timeout=60)
     assert again.returncode == 0 and "finished already" in again.stderr, again.stderr
+
+def test_small_folder_is_read_four_times(base, tmp_path):
+    "The plan is shortened to what the text allows, and the stages that follow take the shorter plan for the whole"
+    folder = tmp_path/"texts"; folder.mkdir(); rng = random.Random(0)
+    (folder/"a.txt").write_text("\n\n".join(" ".join("".join(rng.choices("aeioubcdrst", k=rng.randrange(2, 8))) for _ in range(60)) for _ in range(300)))
+    options = ("--run", "small", "--tier", "laptop", "--corpus", folder, "--depth", 1, "--seq_len", 64, "--vocab_size", 300)
+    assert "4 epochs at most" in run_module("scaling", *options, base=base).stdout
+    said = run_module("pretrain", *options, base=base).stderr
+    b = json.loads((base/"runs"/"small"/"settings.json").read_text())["base"]
+    text = (folder/"a.txt").stat().st_size
+    assert b["planned_steps"] == 3200 and f"base: {b['steps']} steps, not 3200" in said
+    assert 4*.9*text/3 < b["steps"]*4*64 < 4*text                             # four times nine tenths of it, at 1 to 3 bytes a token
+    assert "already there" in run_module("pretrain", *options, base=base).stderr
+    assert json.loads((base/"runs"/"small"/"settings.json").read_text())["base"] == b
+    run_module("evaluate", "--run", "small", "--stage", "base", base=base)    # the stage counts as finished
+    assert (base/"runs"/"small"/"results"/"evaluate_base.json").exists()
