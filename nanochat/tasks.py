@@ -5,16 +5,18 @@
 # %% auto #0
 __all__ = ['LETTERS', 'SCORED', 'said', 'Task', 'statement', 'McEasy', 'with_letters', 'McHard', 'WhichLetter', 'WordProblems',
            'final_number', 'Sums', 'Code', 'Spelling', 'identity_facts', 'Identity', 'Dialogues', 'Documents',
-           'world_tasks', 'Mixture', 'answers', 'core_exam', 'task_exam', 'evaluate_tasks', 'main']
+           'Passages', 'world_tasks', 'Mixture', 'answers', 'core_exam', 'task_exam', 'evaluate_tasks', 'main']
 
 # %% ../nbs/19_tasks.ipynb #d0b66ee1
 import random, re, secrets, time
+from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import accumulate
 from random import Random
 import torch
 from fastcore.script import call_parse
 from .chat import ToolUse, parts_text, render_prompt, signed
-from .corpus import HUB
+from .corpus import HUB, documents
 from .engine import Engine
 from .evaluate import load_stage, mean_interval, pick_choices, score
 from .gpt import GPT, n_params
@@ -233,12 +235,38 @@ class Documents(Task):
         return next(self.world.documents("train", self.weights, seed=rng.getrandbits(30)))    # from the item's own seed: a stream that ran on would not resume
 
 # %% ../nbs/19_tasks.ipynb #a8e79389
+class Passages(Task):
+    "Passages of the text that pretraining read, so that midtraining does not forget it"
+    name = "documents"
+    def __init__(self,
+        s:dict,                  # a run's settings: whose corpus, in which order
+        size:int=600,            # characters of a passage at most: about as long as World's documents
+        n_chars:int=4_000_000,   # so much of the corpus is at hand
+    ): super().__init__(None); self.s, self.size, self.n_chars, self.texts = s, size, n_chars, None
+    def _read(self):
+        "The first texts of the corpus, read when the first passage is wanted"
+        self.texts, n = [], 0
+        for text in documents(self.s["corpus"], "train", self.s["seed"], epochs=1):
+            self.texts.append(text); n += len(text)
+            if n >= self.n_chars: break
+        self.ends = list(accumulate(map(len, self.texts)))
+    def train(self, rng:Random)->str:
+        if self.texts is None: self._read()
+        text = self.texts[bisect_right(self.ends, rng.randrange(self.ends[-1]))]                  # long texts more often: every character alike
+        if len(text) <= self.size: return text
+        at = rng.randrange(len(text)-self.size); piece = text[at:at+self.size]
+        for end in ("\n", " "):                                                                   # whole lines, else whole words
+            a, b = piece.find(end), piece.rfind(end)
+            if 0 <= a and b > a+self.size//4: return piece[a+1:b]
+        return piece
+
+# %% ../nbs/19_tasks.ipynb #4ad555b1
 def world_tasks(
     s:dict,       # a run's settings: its seed makes the world, its shape the identity
 )->dict:          # name -> Task
     "All of World's tasks for a run's settings, by name"
     w = World(s["seed"])
-    return {t.name: t for t in (McEasy(w), McHard(w), WhichLetter(w), WordProblems(w), Sums(w), Code(w), Spelling(w), Identity(w, identity_facts(s)), Dialogues(w), Documents(w))}
+    return {t.name: t for t in (McEasy(w), McHard(w), WhichLetter(w), WordProblems(w), Sums(w), Code(w), Spelling(w), Identity(w, identity_facts(s)), Dialogues(w), Documents(w) if s["corpus"] == "world" else Passages(s))}
 
 # %% ../nbs/19_tasks.ipynb #8033b752
 class Mixture:
