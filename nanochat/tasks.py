@@ -240,7 +240,7 @@ class Passages(Task):
     name = "documents"
     def __init__(self,
         s:dict,                  # a run's settings: whose corpus, in which order
-        size:int=600,            # characters of a passage at most: about as long as World's documents
+        size:int=300,            # characters of a passage at most: about as long as World's documents
         n_chars:int=4_000_000,   # so much of the corpus is at hand
     ): super().__init__(None); self.s, self.size, self.n_chars, self.texts = s, size, n_chars, None
     def _read(self):
