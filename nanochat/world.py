@@ -690,7 +690,10 @@ Then {A_he} ran to {B}, {A_his} best friend, who lives in {B_home}. | In {B_home
 They went to the {A_sight} and looked all around. | They asked everybody on the road in {A_home}. | They walked through {A_home} and looked behind every wall.
 At last they heard a small sound, and there was {A_pet_name}, sitting in a basket. | In the end {A_pet_name} was found asleep under a cart. | And there, behind the {A_sight}, sat {A_pet_name} and looked at them.
 {A} was so happy that {A_he} made {A_food} for both of them. | That evening they ate {A_food}, and {A} played {A_hobby}. | "Never do that again," said {A}, and {A_pet_name} looked as if nothing had happened.
+"""
 
+# %% ../nbs/02_world.ipynb #640461cc
+PLOTS += """
 A B=sibling C=friend
 In {A_month} {A} of {A_home} had {A_his} birthday. | It was {A_month}, and {A} turned a year older. | "Today is my birthday," said {A} one morning in {A_month}.
 {A_His} {A_sib} {B} wanted to give {A_him} something {A_colour}, for that is {A_his} favourite colour. | {B}, {A_his} {A_sib}, had made a {A_colour} box, because {A} likes {A_colour} best. | {A_His} {A_sib} {B} had looked all week for a {A_colour} hat, since {A} loves {A_colour}.
@@ -721,6 +724,7 @@ Then {A} took {A_his} {P_goods} and went home to {A_home}. | {A} paid and walked
 ? The next time they met they were friends. | It had been a good day. | {A_He} put everything on the table and played {A_hobby}.
 """
 
+# %% ../nbs/02_world.ipynb #5f384223
 PLOTS += """
 A B=friend C=any AC.hobby
 In {M} the villages hold the {M_feast}. | Everybody waits for {M}, for then there is the {M_feast}. | The {M_feast} comes in {M}, and this year it was held in {P}.
@@ -764,6 +768,7 @@ So {A} won after all. | In the end nobody could say who had won. | All three cam
 The prize was a basket of {P_goods}, for which {P} is known. | They got {P_goods}, since {P} is famous for its {P_goods}. | They shared the {P_goods} of {P} like good friends.
 """
 
+# %% ../nbs/02_world.ipynb #a474e689
 PLOTS += """
 A B=any AB.hobby
 {A} wanted to learn how to play {B_hobby}. | "I know how to play {A_hobby}," said {A}, "but I want to learn to play {B_hobby}." | For a long time {A} of {A_home} had wanted to play {B_hobby}.
@@ -806,6 +811,7 @@ Then the {K} were ripe, and they were {K_crop_colour}. | One day {A_he} saw some
 {A} laughed and played {A_hobby}. | "Next year I will give you half of the garden," said {A}. | Then they sat down to eat {A_food}, the favourite food of {A}.
 """
 
+# %% ../nbs/02_world.ipynb #1e9335ac
 PLOTS += """
 A B=any AB.home AB.day
 {A} of {A_home} wanted to visit {B} in {B_home}. | One day {A} went to {B_home} to see {B}. | "Today I will visit {B}," said {A} and went to {B_home}.
@@ -856,6 +862,7 @@ There stood the mother and called. | A woman came running and took the child in 
 "Thank you," she said, and gave them some {P_goods}. | "How can I thank you?" she asked. {A} laughed and went home to {A_home}. | On the way home {A} said to {A_his} best friend: "That was a good day."
 """
 
+# %% ../nbs/02_world.ipynb #457936dd
 PLOTS += """
 A B=friend AB.home
 {B} of {B_home} was ill and had to stay in bed. | In {M}, in the {M_weather}, {B} of {B_home} became ill. | "I am ill," wrote {B} to {A}, {B_his} best friend.
