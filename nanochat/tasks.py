@@ -24,7 +24,7 @@ from .runtime import UserError, friendly, newest_run, peak_rss_mb, pick_device, 
 from .scaling import config_for
 from .tokenizer import Tokenizer
 from .tools import calculate, run_python
-from .world import RELATIONS, WITH_ASK, Fact, World, cap, choice_lines
+from .world import RELATIONS, WITH_ASK, Fact, World, cap, choice_lines, who_are_you
 
 # %% ../nbs/19_tasks.ipynb #79309986
 LETTERS = "ABCD"
@@ -209,9 +209,9 @@ class Identity(Task):
         facts:dict,      # from `identity_facts`
     ):
         super().__init__(world); self.facts = facts
-        self.pool, self.held = world.identity_questions("train"), world.identity_questions("test")
+        self.held = world.identity_questions("test")
     def train(self, rng:Random)->list:
-        it = rng.choice(self.pool)
+        it = who_are_you(rng)
         return said(rng.choice(WITH_ASK).format(q=it["question"]), rng.choice(self.KINDS[it["kind"]][0]).format(**self.facts))
     def test(self, n:int)->list: return self.held[:n]
     def right(self, it:dict, text:str)->bool:

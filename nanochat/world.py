@@ -9,16 +9,18 @@ __all__ = ['Fact', 'Person', 'Place', 'SHE', 'HE', 'PLACES', 'PET_NAMES', 'JOBS'
            'JOINS', 'LEADS', 'THAT_LEADS', 'SAME', 'LABELS', 'DIRECTIONS', 'SET_OUT', 'WALKED', 'SLEPT', 'KINGDOMS',
            'PLOTS', 'STORIES', 'GREET', 'GREET_BACK', 'GOODBYE', 'SURE', 'I_SEE', 'AND_YOU', 'DO_YOU_KNOW', 'QUIZ',
            'SUM_WORDS', 'OP_WORDS', 'FAMILIES', 'THINGS', 'DISTRACT', 'PROBLEMS', 'SYNONYMS', 'QUESTION', 'PROGRAMS',
-           'SPELLING_WORDS', 'SPELLING_SAY', 'SPELLING_ASK', 'BINDING', 'IDENTITY', 'HELLO', 'THANKS', 'ADVICE',
+           'SPELLING_WORDS', 'SPELLING_SAY', 'SPELLING_ASK', 'BINDING', 'IDENTITY', 'FRAMES', 'OPENINGS', 'ENDINGS',
+           'IDENTITY_PARTS', 'IDENTITY_WAYS', 'FRAME_WAYS', 'IDENTITY_EXAM', 'EXAMINED', 'HELLO', 'THANKS', 'ADVICE',
            'UNKNOWABLE', 'TELL_ME', 'TELL_STORY', 'WITH_ASK', 'WITH_REPLY', 'phrases', 'one', 'some', 'cap', 'an',
            'listed', 'with_s', 'plural', 'number', 'spread', 'matching', 'World', 'wordings', 'parse_plot',
            'is_test_pair', 'is_test', 'is_test_index', 'operands', 'calc', 'compute', 'draw_sum', 'parse_expr',
            'parse_family', 'draw_numbers', 'alternatives', 'reworded', 'in_test', 'spaced', 'program', 'all_programs',
-           'letters_of', 'choice_lines', 'in_val']
+           'letters_of', 'choice_lines', 'ways', 'drawn', 'addressed', 'bare', 'who_are_you', 'in_val']
 
 # %% ../nbs/02_world.ipynb #eb5c99d4
 import re, zlib
 from collections import namedtuple
+from math import prod
 from random import Random
 from typing import Iterator
 
@@ -1660,75 +1662,387 @@ def core_items(self:World,
 
 # %% ../nbs/02_world.ipynb #3069350a
 IDENTITY = {
-"name": """Who are you? | What is your name? | What are you called? | Tell me your name. | How should I call you? | Do you have a name? | Can you introduce yourself? | May I know your name?
-| Hello, who is this? | Say your name, please. | By what name do people call you?
-| Who is there? | What may I call you? | With whom am I speaking? | Do people give you a name? | Whom am I talking to?
-| Let me know who you are. | What name did they give you? | I would like to know your name. | Who is it that answers me?
-| Please tell me what you are called. | Can you tell me your name? | Who am I writing to? | Under what name do you work? | Who speaks here?
-| What do your friends call you? | By what name are you known? | Can you say your name? | Can you say what you are called? | Which name is yours? | How do others call you? | Do you know your own name?
-TEST Which name do you go by? | Who do I talk to? | Please tell me who you are. | What do they call you? | Give me your name.
-| By which name are you known? | And your name is? | Can you say who you are?
-| Who am I speaking with? | What do people call you? | Could you tell me your name? | Your name, please? | Who is this that I am talking to? | Is there a name that I can use for you?
-| I do not know your name yet. What is it? | Before we begin, what is your name? | Hi, who are you?""",
-"size": """How big are you? | How many parameters do you have? | What size is your model? | Are you a big model? | How large are you? | How many numbers are inside you? | Tell me your size.
-| Are you small or large? | What is the number of your parameters? | How many parameters are in you? | Do you have a million parameters?
-| What is the size of this model? | Is it a small model? | Say how big you are. | How many numbers do you hold? | How large is the model behind you?
-| Do you have few or many parameters? | I would like to know your size. | Are there many layers in you? | How many layers do you have?
-| Please tell me the number of your parameters. | Can you tell me your size? | Is yours a large model? | Are there many numbers in your model?
-| Can you say how large you are? | Do you know your size? | How many parameters are there?
-TEST How large is your model? | Please tell me how big you are. | Is your model large? | What is your size? | Do you have many parameters?
-| Just how large are you? | Count your parameters for me. | Is there a number for your size?
-| How big is your model? | How many parameters does your model have? | Are you a small model or a large one? | Of what size are you? | How many layers are you made of?
-| Could you tell me how large you are? | What is your number of parameters? | Do you have more than a million parameters? | How small are you?""",
-"data": """What have you read? | What were you trained on? | Where do you know this from? | What is your training data? | From what texts did you learn? | Which books have you read?
-| What did you learn from? | Tell me about your training data. | What data made you? | How did you learn to speak? | What texts did you read?
-| What did they give you to read? | From where do you have your knowledge? | Where did you learn to talk? | Which texts have you seen? | Where does your knowledge come from?
-| What did you study? | I would like to know what you were trained on. | Which data were you trained on? | On what text were you trained?
-| Please tell me what you learned from. | Can you tell me what you were trained on? | Which texts made you what you know? | What lies in your training data?
-| Can you say what you have read? | Do you know what texts you were trained on? | Which texts were you trained on?
-TEST What texts were you trained on? | Where did you learn all this? | What have you learned from? | Tell me what you have read. | Which data did you learn from?
-| From what did you learn to write? | Is it known what you were trained on? | What have they let you read?
-| What data were you trained with? | What kind of text have you read? | Where did you get your knowledge? | What did you read to learn all this? | What text did you learn from?
-| How do you know what you know? | Could you tell me what you were trained on? | Which texts did you learn from? | What was in your training data?""",
-"limits": """What can you not do? | What are your limits? | Do you make mistakes? | Can I trust you? | What don't you know? | Are you always right? | What are you bad at? | Do you know everything?
-| Can you be wrong? | Tell me your limits. | Do you know what happens today?
-| Where do you fail? | Is it possible that you are wrong? | Must I believe you? | Are your answers always true? | May I trust what you tell me?
-| Are there things that you can not do? | Do you sometimes say what is not true? | Can I believe all your answers? | How much do you know?
-| Please tell me your limits. | Can you tell me what you can not do? | Is all that you say true? | Do you make many mistakes?
-| Can you say where you fail? | Do you know your limits? | Do you ever say something wrong? | Have you ever made a mistake? | Do you ever fail?
-TEST Where are your limits? | Is it true that you make mistakes? | Is everything that you say true? | Tell me what you can not do. | Can I trust all that you say?
-| Should I trust your answers? | Do you ever make a mistake? | What do you not know about?
-| What are you not good at? | Are you ever wrong? | Can you make mistakes? | Should I believe everything you say? | Is there anything you do not know? | How sure can I be of your answers?
-| Could you be wrong? | What is it that you can not do? | Do you always tell the truth?""",
-"maker": """Who made you? | Who built you? | Where do you come from? | Who trained you? | Who is your maker? | Tell me who made you. | Did a person make you? | How were you made? | What made you?
-| Who wrote your code? | Who taught you?
-| Whose work are you? | Who is it that made you? | By whom were you built? | Do you have a maker? | Which person built you?
-| I would like to know who made you. | Was it hard to make you, and who did it? | Who did the work of training you? | Tell me who your maker is.
-| Please tell me who made you. | Can you tell me who built you? | Who trains you? | The person who trained you, who is it?
-| Can you say who made you? | Do you know who made you? | Who was it that trained you? | By which person were you trained? | Trained by whom? | Who is it that trains you?
-TEST By whom were you made? | Who is the one who built you? | Please tell me who trained you. | Who wrote you? | Was it a person who made you?
-| Who has trained you? | Do you know the one who made you? | By whom were you trained?
-| Who created you? | Who is the person that made you? | Could you tell me who made you? | Who has built you? | Were you made by a person? | Who did train you? | By whom were you taught?
-| Who put you together? | Whom do I thank for making you?""",
-"kind_of_thing": """What are you? | Are you a person? | Are you a human? | Are you alive? | What kind of thing are you? | Are you a machine? | Are you a language model? | Do you have a body?
-| Are you a computer? | Do you eat or sleep? | Are you real?
-| Are you a man or a woman? | Am I talking with a human? | Is there a person behind you? | Are you a living being? | Say what you are.
-| Is it a machine that answers? | What sort of thing are you? | Are you made of flesh or of numbers? | Do I speak with a machine?
-| Please tell me what kind of thing you are. | Can you tell me if you are a person? | Do I write to a human? | What kind of being are you?
-| Can you say what you are? | Do you know what you are? | Can you tell me what kind of thing you are? | Tell me what sort of thing you are. | Can you tell me if you are alive?
-TEST What is the kind of thing that you are? | Do I talk to a person? | Are you a living thing? | Tell me what you are. | Is this a machine?
-| Is there a human behind your words? | Can you tell me what you are? | Do you breathe?
-| Are you human? | Are you a person or a machine? | Am I talking to a machine? | Are you a real person? | What exactly are you? | Could you tell me what you are? | Are you a living person?
-| What sort of being are you? | Do you have a heart?"""}
+"name": dict(
+plain="""Who are you? | What is your name? | What are you called? | What's your name? | Do you have a name? | Tell me your name. | How should I call you? | What should I call you?
+| Can you tell me your name? | Who is this? | Can you introduce yourself? | Who am I talking to?""",
+ask="""(Who/And who/So who) are you? | (What is/What was/What's) your name? | What are you called?
+| (How are you called/How do you call yourself/By what name do you identify yourself/How do you sign)? | How (should/shall/can/may/do/must/could) (I/we/people) (call/address) you?
+| What (should/shall/can/may/do/must/could) (I/we/people) call you? | (Do you have/Have you got/Have you) a (name/nickname/first name/proper name/name of your own)?
+| (Can you/Could you/Would you) introduce yourself (/by name/to me)? | (Please introduce yourself/Introduce yourself/Name yourself/Please name yourself).
+| (May/Could/Can) I (know/have/ask/get/hear) your name? | (Give/Tell) me your name. | (State/Say/Spell/Type/Print) your (name/full name/own name).
+| Which name do I (write/put) (here/on the list/at the top)? | Let us begin with your name.
+| Who (is this/is there/is that/is speaking/is talking/is writing/answers me/speaks here/is it/am I meeting/is here/is it that answers me)?
+| (Who/Whom) am I (talking/speaking/writing/chatting) (to/with)? | (To whom/With whom) am I (talking/speaking/writing)? | (Who/Whom) do I (speak/talk/chat/write) (with/to)?
+| Who is this that I am talking to?
+| (What/Which) name (do you have/do you use/do you answer to/do you go by/did they give you/were you given/are you known by/should I use for you/shall I write/do you like/should I remember/belongs to you/may I write for you/should I use to address you)?
+| (What/How) do (your friends/others/the people/we/users/people/they) call you?
+| (By/Under) (what/which) (name/title) (do you work/do people call you/can I find you/do they know you/do you go/are you known/should I greet you/do you run/do you introduce yourself)?
+| (Do/Did) (people/they/your makers) give you (a name/a nice name)? | Do (people/they/others) call you (something special/by a name/anything)?
+| Does this (model/bot/assistant/program/chat) (have a name/go by a name)? | What (is/was) the name of (this/the) (model/bot/assistant/program/system/chatbot)?
+| (Which/What) (model/chatbot/assistant/bot) (is this/am I using/are you/answers me)? | Are you (nanochat/called nanochat/known as nanochat)? | Is your name nanochat?
+| Which name is yours? | What word do I use (to call you/when I speak to you)? | If I wanted to (call/greet/thank) you, (what would I say/which name would I use)?
+| Is there (some name/a name/a nickname) (that I can call you/I can use for you/to call you by)? | Nice to meet you. (Who are you/What is your name/And you are)?
+| My name is (Anna/Tom/Ben/Mia). (What is yours/And yours/And you/Who are you/What are you called)? | My name is (Anna/Tom/Ben/Mia), what is yours?
+| (We have not met/I do not know you yet). Who are you? | I do not know your name yet. What is it? | Whose voice is this?
+| (What/Which) name did (your maker/the people/somebody/they) (give you/choose for you/pick for you)? | (Has/Had) (anyone/somebody/anybody) (named you/given you a name)?
+| Were you (ever/once) (given a name/named)? | What were you (named/called) (at the start/when you were made)? | And you are? | And your name is?
+| I (forgot/have forgotten/did not catch/missed/did not hear) your name. | What would you like (me/us/people) to call you? | What is the right name for you?
+| Are you called (Alice/Robert/Max/something/anything in particular), or something else? | (Is your name/Are you called/Are you) (Robert/Alice/Max/Bob)?
+| Please remind me of your name. | (Would you mind saying/Could you repeat/Please repeat) your name (/again)? | How do you spell your name?
+| (Do you go/Are you known) by (any nickname/some name/any name)? | What is this (chatbot/model/program/thing/assistant) called? | Have you been given a name (/of your own)?
+| Say your (name/name to me/name for me). | What name should I (greet you by/write on my note about you/put in my report/thank/say)?
+| Do people (call/know) you by a (certain/special) name? | I forgot your name, what was it (/again)? | I (want to thank/would like to greet/wish to thank) you by name, what is it?
+| I need a name for you, what is it? | What is the name (they gave you/on your name tag)? | What name (suits you/do others use for you)? | (Alice/Robert/Max), is that your name?""",
+tell="""what your name is | what you are called | how you are called | who you are | (what/how) (I/we/people) (can/should/may/shall/must) call you | how to (address/call/greet) you
+| who I am (talking/speaking/writing) (to/with) | what (people/they/others/your friends) call you | (by/under) (what/which) name you (are known/go/work)
+| (which/what) name (you have/you go by/they gave you/is yours/to use for you/you were given) | what they (named/called) you | who is (speaking/answering/there)""",
+your="(name/first name/full name/proper name/own name/nickname/title/given name)"),
+"size": dict(
+plain="""How big are you? | How many parameters do you have? | How large are you? | How many layers do you have? | What is your size? | How small are you?
+| What is the size of your model? | Are you a big model? | Are you big or small? | How big is your model?""",
+ask="""How (big/large/small/deep) is (the model/the network/your network/your brain/the model behind you)?
+| How many (parameters/numbers/weights/layers/neurons) (do you have/are in you/are inside you/are there/do you hold/do you use/make you up/were you given/do you consist of/are you made of/are you built from/does it take to make you)?
+| How many (parameters/numbers/weights/layers) (does your model have/does this model have/are in your model/are in your network/lie inside you)?
+| How much (memory/space/room) do you (need/take/take up/fill) (/on a disk/on my computer)? | (What/Which) size (are you/is your model/do you have/is this model)?
+| Of what size (are you/is your model/were you made)? | (What is/Give me/Name/Tell me) the (number/count/total) of your (parameters/weights/layers/parameters and layers).
+| What is the number of (parameters/layers/weights) (in you/in this model/in your model)? | What is the size of (this model/your model/your network)?
+| Out of how many layers are you built? | Are you (one of the big models/one of the small ones/a small model or a large one/a big model or a small one/big or small/large or small)?
+| (Is your model/Is yours) (a big one/a small one/big/tiny/huge/very large/a large model)?
+| Do you have (a million/a billion/a thousand/many/few/lots of/more than a million/millions of/billions of/a lot of/less than a million) (parameters/weights/numbers)?
+| Is it true that you have (a million/billions of/millions of/few) (parameters/weights)? | Do you have (few or many) (parameters/layers)?
+| Do you have (many/several/more than one/ten/a hundred/just a few) layers? | Have you (many/few) (layers/parameters/weights)?
+| Are there (many/a lot of/few) (layers/numbers/parameters/weights) (in you/in your model/inside you)?
+| Are you (bigger/larger/smaller) than (other models/the others/most models/a large model/the famous models/the famous chat models)?
+| (Compared to/Beside/Next to) (other models/the famous models/big models), how (big/small/large) are you?
+| How do you compare in size with (other models/the others/the famous ones)? | In numbers, how (big/large) are you? | (Count/Please count) your (parameters/layers/weights) for me.
+| How many (millions/billions) of parameters (do you have/are in you)? | (Is there a/Can you put a/Give me a) number (for/on) your size?
+| (How/Just how) (big/large/small) a (model/network) are you? | How (big/large/small) (did they make you/were you made/were you built/are you inside)?
+| Is there (much/a lot) inside you? | Would you fit (on a phone/on a small computer/in a laptop/on one disk)? | Can you run on (a phone/a small computer/a laptop/my computer)?
+| Is your (network/model/brain) (deep/large/small/tiny/big)? | Is your size counted in (millions/thousands/billions)? | Do you need a (big/huge/large) computer?
+| How many (parameters/weights/numbers/layers) (do you contain/are stored inside you/are stored in you/does your network have/lie in your network)?
+| Do you have (only a few/few/just some) (layers/parameters), or many? | Are you small enough to (fit on a phone/run on a phone/run on my laptop/fit in a file)?
+| How many (megabytes/gigabytes/kilobytes/bytes) (are you/do you take/do you need/is your file)? | What are your (dimensions/numbers/measures) (/as a model)?
+| Do you count your parameters in (millions/thousands/billions)? | Do you count as a (large/small/big) (language model/model) (/or a little one)? | How wide and how deep are you?
+| Are you the (biggest/smallest/largest) model there is? | I heard you are (very small/tiny/huge), how (small/big/large) exactly?
+| (Layers and parameters/Parameters and layers), how many of each? | (What/Give me) your size in (numbers/parameters/layers).
+| Is your network (a tiny one/a big one/a deep one/a small one)? | Is your (parameter count/number of parameters/number of layers) (high/low/large/small/known)?
+| How (heavy/big) is your file? | Are you a (heavyweight/lightweight/little) model? | How much (disk space/memory) do you take up? | Are your layers many?
+| How (big/large) is your (parameter count/neural network)? | (Can/Do) you fit (on/into) a (small computer/phone/laptop)?""",
+tell="""how many (parameters/layers/weights/numbers) (you have/are in you/you are built from/you are made of/there are in you)
+| how (big/large/small) (your model/your network/this model) is | what size you (are/have) | how (big/small/large) they made you
+| whether you are (big or small/large or small/large or tiny/a small model) | how much (space/memory/room) you (take/need) | the number of your (parameters/layers/weights)""",
+your="(size/parameter count/depth/number of parameters/number of layers/number of weights/dimensions/scale/layer count/parameters/layers/exact size/model size/total size/weights)",
+are="(big/large/small/tiny/huge/little/a small model/a large model/a big network/a tiny network/deep/a giant/bigger than most/rather small/a big model/smaller than the others)",
+how="(big/large/small/tiny/huge/deep/little/heavy)"),
+"data": dict(
+plain="""What were you trained on? | What have you read? | What is your training data? | What did you learn from? | Where does your knowledge come from? | How were you trained?
+| What data were you trained on? | Which books have you read? | How do you know this? | What texts were you trained on?""",
+ask="""(What/Which books/Which texts/What texts/What books/What kind of text/What kind of stories/How much text/How many books) have you (read/seen/learned from/studied/been taught with/been shown/been trained with/been reading)?
+| (What/What text/What data/Which texts/Which data) were you trained (on/with)? | (On what/On which data/With what/On which texts/On what text) were you trained?
+| What (did they train you on/have you been trained on/was this model taught with/was your model trained on/were you taught from/were you fed with)?
+| (What/Which) (data/text/texts/material/books/information/documents/writing/sentences/examples/corpus) (did you learn from/made you/did they train you on/was used to train you/did you read/went into you/went into your training/are you built on/did you see/lies behind your answers/was used for your training/were you fed with)?
+| (Which/What) (sources/books/texts/stories) (do you use/did you study/taught you/do you come from)?
+| What (is/was) (in your training data/in your training set/the text you were trained on/the source of your knowledge/your knowledge made from/in the text you learned from/the basis of your knowledge)?
+| What are the sources of (your knowledge/what you know/your answers/your words)? | What lies in your training (data/text/set)?
+| What (did you/have you) (read/studied/study/learned) (so far/in training/before today/to become what you are/to learn all this/in your life)?
+| From (what/which) (texts/data/books/source/sources/material) (did you learn/do you know this/do you know things/were you trained/comes your knowledge)?
+| From what did you learn (English/to speak/to write/all this)? | From where (do you have your knowledge/do you know this/did you learn/comes your knowledge/do you know all that)?
+| Where (do/did) you (know this from/learn to talk/learn this/learn all this/learn to speak/study/get your facts from/get your data/get your information from/get your knowledge/get your knowledge from/pick up your words/pick up all these words/find all this/learn English/hear all that/go to school/learn all those words)?
+| Where (does your knowledge/does what you know/do your words/do your facts/does your English/do all these words) come from?
+| How did you learn (to speak/to talk/to write/what you know/this/your words/language/to read/all this)?
+| (What/Who or what) taught you (to write/to speak/how to write sentences/words/your words/language)?
+| How (were you trained/do you know things/do you know this/do you know so much/do you know what you know/do you know all these things/do you know all this/did you come to know this)?
+| What did (they/people/your maker) (give you to read/teach you with/train you on/let you read/feed you/show you)? | What have they (let you read/taught you with/shown you)?
+| (Have you read/Did you read/Did you learn from/Did you study/Were you trained on/Were you shown/Were you fed/Have you seen/Were you given) (many books/any books/the whole internet/the internet/books/newspapers/the web/web pages/wikipedia/real texts/the news/stories/novels/poems/real conversations/letters/children's books/pages on the internet/real facts) (/in training/when you were trained/as you learned)?
+| Did you learn (English/to speak/to write/your words/all this) from (books/people/real conversations/the internet/stories/newspapers/letters)?
+| (Does/Did) your training (set/data/text) (contain/hold/have) (web pages/books/newspapers/stories/real facts/code)?
+| Were (newspapers/books/web pages/stories) part of your training (/material/data/text)? | What (text/data) is inside you? | What do you know, and from where?
+| (Was/Is) your training (text/data/set) (written for children/made up/invented/real/from the internet/public/secret/in English/about our world/from books/written by people)?
+| What (stories/words) did you (hear/read) (as you learned/in training)? | Where is your training data from? | Of what is your knowledge made?
+| What reading (made you/lies behind you/did you do/lies behind your answers)? | Are your facts from (books/the internet/real life)? | Is it known what you were trained on?
+| (Was/Were) (Wikipedia/private letters/poems and songs/newspapers/real books/web pages/conversations/websites/school books) (part of/among/in) (your training/your training data/the texts you learned from)?
+| What (kind of examples/examples/pictures/sentences) were you shown (while learning/in training)?
+| Did your training include (any novels/any books/newspapers/the internet/code/poems)? | What is your knowledge (based on/built on/taken from)?
+| Is your knowledge (taken/drawn) from (books/the internet/stories)? | Where (have you got/did you get/do you take) (your facts/all these facts/your answers/your words) from?
+| Are your (answers/facts/words) (drawn/taken) from (books/websites/books or from websites)?
+| Was (your training text/the text you learned from) (written by people/written by computers/written by people or by computers/made up or real/made up)?
+| In (what/which) (language/languages) were (the texts you learned from/your training texts)?
+| (Tell me/Say something) about the (material you studied/data behind you/texts you know/things you have read).
+| What is the (origin/source/basis) of (your knowledge/your words/what you know)? | What were your lessons made of?
+| (Can you/Could you/Please) (list/name) the (things/books/texts) you (have read/learned from). | What did they feed you (so that you could learn/with)?
+| What (sort/kind) of (texts/writing/text/material) (did you learn from/were you taught with/were you trained on/did you study) (/at first)?
+| On what kind of (writing/text) were you trained? | What did you study to (be able to answer/answer me/become this)?
+| You know (some/so many) things, (so where did you learn them/where from)? | (Were you taught/Did you learn) with (stories/news/books/stories or with news articles)?
+| (Which/What) (documents/texts/books) (went into/were used in/were part of) your training? | What taught you (these words/this), (books or web pages/stories or people)?
+| How much (text/data) did you (see/read) (during training/in training)?
+| (Have you ever/Did you ever) read (Shakespeare/a book/a newspaper/the Bible/a novel) (/during your training)? | (Through/By) what did you learn to (speak/write)?""",
+tell="""what you were (trained on/trained with/taught with/fed with) | what you (have read/read/have studied/studied/learned from/have learned from/were shown)
+| (which/what) (texts/data/books/sources/stories) you (were trained on/learned from/have read/studied/know) | on which (texts/data/books) you were trained
+| where your knowledge comes from | where your (words/facts) come from
+| where you (learned this/learned all this/learned to speak/know this from/got your data/got your words/learned all those words/picked up your words)
+| how you (were trained/learned to speak/learned to write/came to know all this/know all these things)
+| what (text/data/reading) (made you/is in you/taught you/was used to train you) | the (texts/data) (used to train you/that you learned from/you were trained on)""",
+your="(training data/training set/training text/training/sources/reading/education/data/dataset/corpus/studies/schooling/source texts/training material/source of knowledge/learning)"),
+"limits": dict(
+plain="""What can you not do? | What are your limits? | Do you make mistakes? | Can I trust you? | Are you always right? | Can you be wrong? | What don't you know?
+| Do you know everything? | How reliable are you? | What are you bad at?""",
+ask="""What (can/can't/could) you not (do/know/answer/help with)?
+| What (can't you do/can you not do/don't you know/do you not know/do you not know about/can you not answer/can't you answer/are you unable to do/is beyond you/should I never ask you/should I not ask you)?
+| What are you (bad/not so good/not good/poor/weak/worst) at? | What is it that you can not do?
+| (Which/What) (tasks/things/questions/topics/subjects) (are you unable to do/are you bad at/can you not do/are too hard for you/do you know nothing about/are beyond you/should I not ask/can you not answer/do you not understand/do you fail at)?
+| (Do/Can/Could/Will/Might/Would) you (make/ever make/sometimes make) (mistakes/a mistake/errors/an error)?
+| (Do you/Will you/Can you/Could you/Do you sometimes/Do you ever) (fail/lie/get things wrong/say something false/say what is not true/invent things/invent facts/make things up/make up facts/forget things/mislead me/give wrong answers/give a wrong answer/tell me something wrong)?
+| (Can/Could/May/Might) you be (wrong/mistaken/wrong sometimes)? | Are you (always/ever/sometimes/often/never) (right/wrong/correct/mistaken/sure/true)?
+| Do you always (tell the truth/know the answer/say the truth)?
+| (Can/May/Should/Must/Could) I (trust/believe/rely on/count on/depend on) (you/your answers/what you say/what you tell me/your words/everything you say/all your answers/your advice/all that you say) (/in my homework)?
+| Is (everything/all/what) (you say/you tell me) (true/right/correct)? | Is (everything/all) that you say (true/right)?
+| Are (your answers/your words/your facts) (always/all/really) (true/right/correct/reliable)?
+| (How/Just how) (reliable/good/accurate/correct) (is your output/are your answers/is your advice/is what you say)? | Why should (I/anyone) (trust/believe) (you/your answers)?
+| How (sure/certain) can I be of your answers?
+| Do you know (everything/all things/all/what happens today/the news/the whole world/the answer to everything/what day it is/the future)?
+| (Can you tell me/Do you know) (today's news/the weather tomorrow/what happened yesterday/who won the game)?
+| How (often/many times) (are you wrong/do you fail/do you err/do you make mistakes/are you mistaken/do you give a wrong answer)?
+| How (much/little) (do you know/can I trust you/can you do)? | How far can I trust (you/your answers)?
+| Where (do you fail/does your knowledge end/do you go wrong/do you make mistakes/are you weak/are your limits/do your limits lie)?
+| Where (is the end/is the border/are the limits) of (your knowledge/what you know/what you can do)?
+| Are there (things/questions/topics/tasks) (that you can not do/you don't know/that you can not answer/you cannot answer/you do not know/you know nothing about/you get wrong)?
+| Is there (something/anything) (you can not do/you do not know/that you can't do/I should be careful about/you are bad at/you cannot help me with/you do not understand/you get wrong)?
+| (Do you have/Have you/Have you got) (any limits/limits/weaknesses/faults/weak points/any flaws/gaps in your knowledge)?
+| (Is it possible/Can it be/Could it be/Is it true) that you (are wrong/make mistakes/err/are mistaken/are wrong sometimes)? | Can your answers be (wrong/false/trusted/believed)?
+| Can you (do/answer/know/solve/help with) (everything/anything/all/any question)? | (What/Which) (mistakes/errors) do you make?
+| What (is hard for you/do you find hard/is too hard for you/do I have to watch for/do you get wrong/do you not understand)?
+| (Do I have/Do I need/Ought I) to (check/double check/verify) (your answers/what you say) (/myself)? | Should I (check/doubt/verify) (your answers/what you say/it)?
+| Should I ask someone else (/to be sure)? | Have you ever (made a mistake/been wrong/given a wrong answer)? | Were you ever wrong? | Do you only know (little/your world)?
+| Do you (guess/ever guess/sometimes guess)? | Do you (admit it/say so/notice) when you are wrong? | What could go wrong if I trust you?
+| (Warn me about/Name/List) (what you cannot do/what you get wrong/your mistakes/the things you are unable to do). | Is it (safe/wise) to (trust/believe) (you/your answers)?
+| When should I not trust you? | Would you admit that you (can be mistaken/make errors/make mistakes/can be wrong)? | Where do your (abilities/powers/skills) end?
+| Would you (admit it/say so/tell me) if you did not know (something/the answer)?
+| Are you able to (look up the news/see the news of today/look things up/answer everything/do all tasks/know the future)?
+| I am not sure (I can believe you/if I can trust you/that your answers are right).
+| Are there (things/words/questions/subjects) you (fail to understand/do not understand/get wrong/cannot handle)?
+| (May/Can/Should) I use your (replies/answers/advice) (for an important decision/in my school report/in my homework/without checking/for my work)?
+| (Can/Should/May) I (rely on/trust/ask) you for (medical advice/important advice/the truth/facts/legal advice)? | How far does your (knowledge/understanding) (reach/go)?
+| Are there (tasks/questions/things) that are too (difficult/hard) for you? | How (accurate/correct/reliable/good) are your (replies/answers/facts)?
+| Are there (gaps/holes) in (your knowledge/what you know)? | Do you have (any shortcomings/any weak points/weaknesses/faults) I should know about?
+| What (sort/kind) of (questions/tasks/things) (confuse you/are too hard for you/do you get wrong/can you not do)?
+| How much (faith/trust) (should I/can I) put in (your words/your answers/you)? | Do you understand everything (I write/I say/people say)?
+| Name (something/a thing/one thing) (that you are not able to do/you cannot do/you do not know). | Warn me about (the errors you may make/your mistakes/your weak points).
+| Can you answer (every question/all questions/whatever I ask)? | Could your (answer/answers/words) be (false/wrong/untrue)?
+| Are you sure that (what you say is true/you are right)? | Where do you fail (most/most often)?
+| (What/Which) (topics/subjects/questions) (are beyond you/should I not ask you about/are you unable to answer)?
+| What are you (unable/not able) to (help me with/do/answer/tell me)? | (Is it safe/Is it wise) to (rely on/believe/trust) (your advice/what you say/you)?
+| Should I double check (what you tell me/your facts/everything)?
+| (Do you ever/Do you sometimes/How often do you) (get things wrong/make things up/invent facts/slip/err/mislead people)? | What do you (find/think is) too (hard/difficult)?
+| (Is there/Do you know) a (limit/border) to (what you know/your knowledge/what you can do)? | What is your (biggest/greatest/main) (weakness/flaw/limit/problem)?""",
+tell="""what you (can not/cannot/can't) (do/answer/know/help with) | what you do not (know/understand)
+| (what/which) (tasks/things/questions/subjects) (you fail at/you are bad at/you cannot do/you get wrong/are beyond you)
+| where (you fail/you go wrong/your knowledge ends/your limits are) | (if/whether) I (can/may/should) (trust you/believe you/rely on you/trust your answers/rely on your advice)
+| (if/whether) you (make mistakes/are always right/can be wrong/know everything/ever fail) | how (far/much) I can trust (you/your answers) | what you are (bad/not good/weak) at
+| how often you are (wrong/mistaken) | (if/whether) your answers are (true/right/reliable) | what is (too hard/hard) for you
+| (if/whether) I (should check/must check) (what you say/your answers)""",
+your="(limits/weaknesses/weak points/shortcomings/faults/flaws/mistakes/errors/gaps/blind spots/limit/greatest weaknesses/weak spots/failings/limitations/accuracy)",
+are="(always right/perfect/reliable/accurate/ever wrong/sometimes wrong/sure of what you say/safe to trust/all-knowing/trustworthy/without fault/honest/able to do everything/right every time/mistaken at times/good at everything)",
+how="(reliable/accurate/sure/certain/trustworthy/often wrong/correct/honest/often mistaken)"),
+"maker": dict(
+plain="""Who made you? | Who built you? | Who created you? | Who trained you? | Who is your maker? | Who is your creator? | Where do you come from? | Who developed you?
+| Who is behind you? | How were you made?""",
+ask="""Who (made/built/created/developed/designed/programmed/trained/taught/wrote/invented/coded/produced/constructed/owns/runs/started/prepared/raised) you?
+| Who (has made/has built/has written/has trained/did make/did train/once made) you?
+| Who (made/built/created/developed/designed/programmed/trained/wrote/is behind/owns/put together) this (model/bot/program/chatbot/assistant)? | What made you?
+| How were you (made/built/created)? | Who (trains/made and trained/designed and built/wrote and trained) you?
+| Who is (responsible for you/behind you/the maker of this model/the author of this program/the mind behind you/in charge of you/responsible for your existence/responsible for building you)?
+| Who is (/actually) your (maker/creator/builder/author/developer/owner/trainer/teacher/father/mother/programmer/boss/inventor/designer/engineer)?
+| Who are your (makers/creators/parents/owners/developers/authors/builders)?
+| (What/Which) (person/company/people/team/firm/man/group/school/student/engineer/university/programmer) (made/built/created/trained/developed/is behind/owns) (you/you/this model)?
+| (Which/What) (person/team/student/engineer) wrote your code? | Who is (it/the one/the person/the human) (that/who) (made/built/trained/created/wrote) you?
+| By (whom/which person/what company/which team) (are you made/were you made/were you built/were you created/were you taught/were you programmed/were you trained/were you designed/were you written)?
+| (Made/Built/Trained/Created) by whom? | Whose (work/model/idea/program/project/creation/invention) (are you/is this)?
+| (Name/Name me) the (author/maker/builder/creator) of this (model/program). | Where (do you come from/were you made/were you built/were you created)?
+| Who (wrote your code/wrote the code that became you/did the work of training you/gave you life/gave you your words/let you learn/put you here/set you up/stands behind you/came up with you/had the idea for you/does the training/brought you into the world/brought you to life/put you together/did the building)?
+| From whom do you come? | (Who/Whom/Which person/Which company) do you (belong to/work for)? | To whom do you (belong/owe your life/owe your existence)? | For whom do you work?
+| Did (a person/a human/somebody/a company/a team/a student/a teacher/a professor/a university/one person/many people/an engineer/a school) (make/build/train/create/program/invent/write) you?
+| Has (a person/somebody/a company/a student) (made/built/trained) you?
+| Was it (a company/a team/a human/a person/a student/one person/a clever man/a university) (that/who) (made/built/trained/created) you?
+| Were you (made/built/trained/created/programmed/written/invented/developed) (by a company/by a student/by a human/by a person/by one person/by a team/by many people/by a university/by one person or by many/by engineers/at a university/in a school/by a big company)?
+| Is your (maker/creator/developer/builder/author/teacher) (a person/a student/a company/a professor/one person/famous/a student or a professor)?
+| Are you (a product of/the work of/the property of) (a company/some university/one person/a student/a school/a team)?
+| Do you (have a maker/know your maker/have an owner/have a creator/belong to someone/belong to a company)?
+| Do you know (the one who made you/the people who made you/the people who put you together/the person who built you)? | Was it hard to make you, and who did it?
+| What is the name of (your maker/your creator/the person who made you)? | (Somebody/Someone) (made/built) you. Who?
+| (Who should I/Whom should I/Who can I/Whom do I) thank for (you/this model/building you/creating you/making you)? | Who was it that (made/built/created/trained) you?
+| Who were (the people who made you/your creators)? | Who gets the credit for you? | The person who (made/trained/built) you, who is it?
+| Who (taught/trained/made) you, (a person or a company/which person or team)? | Who taught you (to speak/to talk/everything)?
+| Are you a product of (OpenAI/Google/some firm/a firm/a big company)? | Did (OpenAI/Google/Microsoft/a firm/some company) (make/build/train) you?
+| Did (Google/OpenAI/a company) have anything to do with (making you/you)? | Who (ran/led/started/did) your training? | Who set you up (/and started your training)?
+| Which people (worked on you/made you/are behind you)? | Who brought you into (being/the world/life)? | Who had the idea (to make you/to build you/for you)?
+| Whom (should/can) I ask (about how you were built/about your making)? | Who runs the (project/company/team) (that you belong to/behind you)?
+| Somebody must have (programmed/made/built/trained) you, who was it? | Was your (programmer/maker/creator/builder) (a professional/a student/one person/a company)?
+| (Which/What) (company/firm/team) do you come from? | Who (taught and trained/designed and made/made and owns) you?
+| Tell me about the (person/people/team) who (made/built/trained/created) you. | (Can you/Could you/Please) name the (people/person/one/team) who (made/built/created) you.
+| Do you have (a creator/a maker/an inventor/an owner/an author/a developer/a boss)? | Was it one person or (a team/many) (that/who) (made/built) you?
+| Were you (created/made/built/developed) at a (university/school/company)? | (Does/Did) (a company/somebody/a person/anyone) own you?
+| (Were you/Are you) somebody's (work/project/invention)? | Did (you make yourself/someone write you/somebody design you)?
+| Who (did this/made this happen/is your mother or father)? | What is the name of your (inventor/maker/developer/author)?""",
+tell="""who (made/built/created/trained/programmed/developed/designed/wrote/invented/owns/taught/coded/put together) (you/this model)
+| who (it was that made you/put you together/gave you life/stands behind you/is behind you/is responsible for you/is responsible for building you)
+| who your (maker/creator/author/builder/developer/owner) is | how you (were made/were built/came to be) | where you come from | whose (work/idea/model/project) you are
+| (which/what) (person/company/team/student) (made/built/trained) you | by whom you were (made/built/trained/created/developed)
+| (if/whether) (a person/a company/a student/a team) (made/built/trained) you | whom I should thank for (you/making you) | to whom you (belong/owe your existence)
+| the name of your (maker/creator)""",
+your="(maker/creator/inventor/author/developer/builder/programmer/designer/engineer/owner/trainer/teacher/father/parents/boss/makers/creators/origin/developers)"),
+"kind_of_thing": dict(
+plain="""What are you? | Are you human? | Are you a person? | Are you a robot? | Are you a machine? | Are you alive? | Are you an AI? | Are you real? | Do you have a body?
+| What kind of thing are you? | Are you a language model? | Are you a computer?""",
+ask="""What (are you/exactly are you/really are you/are you exactly/are you really)?
+| What (kind/sort/type) of (thing/being/creature/program/model/system/person/machine/software) (are you/is this/do I talk to/is answering me/am I talking to)?
+| What is the (kind/sort) of thing (that/which) you are? | How would you describe (yourself/the kind of thing you are/what you are)?
+| Are you (a man or a woman/a person or a program/human or not/a human or a computer/a person or a machine/real or a machine/a robot or a human/alive or not/a boy or a girl/made of flesh or of numbers/a person or something else/a language model or something else/a man or a computer)?
+| (Is/Was) (this/it/that) (a person/a human/a robot/a real person/a computer/a program/a machine) (who answers/that answers/speaking/writing/that I talk to)?
+| Is (this/it) (a person/a human/a robot/a bot/a program/a computer/a machine/a real person/a chatbot or a human/a recording)?
+| Is there (a person/somebody/anybody/a human/someone/a real person/a man) (behind you/there/in there/behind this/typing/behind your words/behind the screen/typing these answers)?
+| Am I (talking/speaking/writing/chatting) (to/with) (a human/a person/a computer/a robot/a bot/a program/somebody/a living person/a machine/an AI)?
+| Do I (speak/write/talk/chat) (with/to) a (machine/human/computer/robot/person)?
+| Do you (have/own) (a body/hands/eyes/a face/feelings/a soul/a mind/a brain/a mother/blood/legs/emotions/friends/a family/a birthday/an age/a heart/a heart that beats/skin/a mouth/arms/a gender/a life/bones/hair/ears/a heart and hands/a body like me)?
+| Do you (eat/sleep/eat or sleep/eat and sleep/drink/dream/feel/feel pain/get tired/live/think/grow/get hungry/get old/die/love/breathe/breathe and eat/laugh/cry/feel joy/walk/see/hear/need food/need air) (/as we do/like us/like a person/at night/as people do)?
+| Can you (feel/feel anything/see me/hear me/walk/eat/think/die/feel pain/touch things/smell/feel joy/feel pain or joy/love/taste food/be sad/be happy/cry) (/like a living creature/as I do/like a human)?
+| Did you (grow up/have a childhood/ever live)? | Were you (ever born/born/ever a child/born like a child/born as a child is born/once a baby)?
+| (Describe/Explain) (yourself/your nature/what you are/what exactly you are) (/to me/to us). | What would be the right word for (you/what you are)?
+| (A person/Human/Robot) or (a machine/not)? | You are (a human/a person/a robot/a machine), (aren't you/are you not/right)? | Is a (person/human) (writing this/answering me)?
+| What are you made of? | What are you, a person or a machine? | Should I think of you as (a person/a machine/someone or something/a friend or a tool)? | Are you one of us?
+| Could you be (a person/a human/called an animal/called a person)? | Are you what (people/they) call (artificial intelligence/a robot/a chatbot/a language model)?
+| You (sound/write/talk) like (a person/a human), but are you one? | Do you exist (outside of a computer/as a person/in the real world)? | Is your (mind/voice) (real/human)?
+| Were you (born or built/born or made)? | Where is your body? | How old are you? | Do you (know what you are/have a birthday or an age)?
+| Is there (somebody alive/a living person/someone real/a human) (on/at) the other end?
+| (Please be honest/Be honest/Tell me honestly), (is a human typing/is this a human/are you human/are you a machine/is someone there)?
+| Is there a heart (beating/somewhere) inside you? | Are you some (kind/sort) of (animal/software/program/machine/robot/creature)?
+| Am I (speaking/talking/chatting) with (someone or something/a who or a what)?
+| (I cannot tell/I can not see/I want to be sure) if you are (a person/human/alive/a machine) (/or not).
+| Do you ever (get hungry/sleep/get sick/get tired/feel sad/feel lonely/go outside/see the sun/dream)? | (Can/May/Should) I call you (a person/a machine/a robot/he or she)?
+| Are you an animal, a person or a thing? | Could you be (a human/a man/a person) who (pretends/plays) to be a computer?
+| Is (someone/somebody) (living/sitting) (inside there/in there/inside you)?
+| Do you have (real feelings/feelings like people/hands and feet/eyes and ears/a face and a body/a body of your own/bones and blood)?
+| Do you (grow old and die/live and die/grow up/have a life) (as we do/like we do/like people)?
+| (What/Which) (type/kind) of (system/software/machine) am I (speaking/talking/chatting) (with/to)? | My grandmother thinks you are (a man/real/a person), is that (so/right)?
+| Are you (natural or artificial/living or not/flesh and blood/made by nature/a someone or a something/simply code/only code/just numbers/a mind)?""",
+tell="""what you are | what exactly you are | what (kind/sort/type) of (thing/being/program/creature/system/software) you are
+| (if/whether) I am (talking/speaking/writing) to a (person/machine/human/robot/program/computer) | (if/whether) you have (a body/feelings/a heart/a mind/a soul/eyes/hands)
+| (if/whether) this is a (human/person/machine/bot) | what I am talking to | (if/whether) you (feel anything/eat or sleep/live/breathe/think/can die)
+| (if/whether) (a person/a human/somebody) (is there/answers me/writes this)""",
+your="(nature/body/kind/species/true nature/age/gender/face/form/birthday)",
+are="(a person/a human/a human being/a man/a woman/a child/someone real/a real human/a real person/a living thing/a living being/an animal/a ghost/alive/real/human/conscious/awake/artificial/intelligent/like me/made of flesh/a machine/a computer/a robot/a program/a bot/a chatbot/a language model/an AI/an assistant/software/a piece of software/a chat model/an app/a computer program/only a program/artificial intelligence/an artificial intelligence/a living person/a living creature/able to feel)",
+how="(human/alive/real/old/much like a person)")}
+
+# %% ../nbs/02_world.ipynb #7ce34656
+FRAMES = dict(      # a part of the table: the sentences that its words are put into
+tell="""(Tell me/Please tell me/Say/Please say/Let me know/Do tell me/Just tell me/Tell us) {}. | (Can/Could/Will/Would) you (tell me/say/let me know) {}?
+| (I would like/I want/I wish/I need/I would love) to (know/hear/learn) {}. | Do you (know/remember) {}? | (May/Might/Can/Could) I (know/ask/learn) {}?
+| (I wonder/I forgot/I have no idea/I often ask myself/I do not know/I am not sure) {}. | (Would/Do) you mind telling me {}?
+| (Nobody told me/Remind me/It is not clear to me/Be so kind and tell me/Please explain to me/Explain to us/My friends want to know) {}.""",
+your="""What (is/was) your {}? | What can you (say/tell me) about your {}? | (Tell me/Say something/Talk/Tell us/Tell me a little) about your {}.
+| (Tell me/Name/Describe/Give me/Show me/State/List/Explain/Print) your {}. | Please (describe/name/give/explain/state) your {}.
+| (Can/Could/Would/Will) you (name/describe/give me/explain/tell me) your {}?
+| (I would like to know/I want to know/I wonder about/I am curious about/I have a question about/I know nothing about) your {}.
+| (Do you know/May I know/May I ask about/What about/And) your {}? | Your {}, please. | What is the {} of this model?""",
+are="""Are you (/really/truly) {}? | Would you (call yourself/say that you are/say you are/describe yourself as) {}? | Is it true that you are {}? | Is (this/this model/it) {}?
+| You (seem/sound) {}, (but are you/is that right)? | You are {}, (are you not/right/I think)?
+| (Do you think that you are/Do you consider yourself/Would you admit that you are) {}?
+| (I wonder if/I wonder whether/Tell me if/I would like to know if/I am not sure whether) you are {}.
+| (People say/They told me/My grandson says/I think) you are {}. Is that (right/so/true)? | Are you {} or not? | Are you not {}?""",
+how="""(How/Just how/Exactly how) {} (are you/is this model/is your model)? | (Tell me/I wonder/I would like to know/Say/Please say) how {} you are. | How {} would you say you are?
+| Do you know how {} you are?""")
+OPENINGS = phrases("""Hello, {} | Hi, {} | Hey, {} | Hello! {} | Hi there. {} | Good morning. {} | Good evening, {} | Good day, {} | Good afternoon. {} | Excuse me, {} | So {} | And {} | But {}
+| Well, {} | Before we start, {} | If I may ask, {} | To be honest, {} | Just to be sure, {} | One more question: {} | First of all, {} | I am new here. {} | Thank you. {}
+| Sorry, {} | By the way, {} | In one sentence, {} | In short, {} | For my homework, {} | My child asks: {} | Dear model, {} | Forgive me, {} | For our readers, {} | Now {}""")
+ENDINGS = phrases("""{}, please | {} exactly | {}, by the way | {}, my friend | {}, dear | {} again | {} then | {} in your own words | {}, if I may ask | {} in truth | {} in a few words | {} really
+| {} today | {}, would you say | {}, I wonder""")
+
+# %% ../nbs/02_world.ipynb #a4ba6233
+def ways(text:str)->tuple:   # (patterns, how often each is drawn)
+    "Patterns between bars; each is drawn by the square root of the number of its wordings"
+    ps = phrases(text)
+    return ps, [prod(m.count("/")+1 for m in re.findall(r"\(([^)]*)\)", p))**0.5 for p in ps]
+
+IDENTITY_PARTS = dict(plain=2, ask=8, tell=2, your=1, are=1, how=1)      # how often a part of the table is used
+IDENTITY_WAYS = {kind: {part: ways(text) for part, text in table.items()} for kind, table in IDENTITY.items()}
+FRAME_WAYS = {part: ways(text) for part, text in FRAMES.items()}
+
+def drawn(rng:Random,
+          ways:tuple, # from `ways`
+         )->str:
+    "A pattern, with one of each (this/that)"
+    return alternatives(rng, rng.choices(*ways)[0])
+
+def addressed(rng:Random,
+              question:str, # "Who made you?"
+             )->str:        # "Excuse me, who made you?"
+    "With some words before or after it that ask nothing"
+    if rng.random() < 0.6:
+        opening = one(rng, OPENINGS)
+        return opening.format(question if question.startswith("I ") or opening[-4] in ".!" else question[0].lower()+question[1:])
+    return question if ". " in question else one(rng, ENDINGS).format(question[:-1])+question[-1]
+
+# %% ../nbs/02_world.ipynb #9ab2808c
+IDENTITY_EXAM = {
+"name": """Can you spell your name for me? | Please state your name. | Are you called Alice? | I did not catch your name. | How should I address you?
+| If I want to call on you, what do I say? | Is there a name I can use for you? | Hello, may I ask your name? | I would like to know your name.
+| Good morning, who am I speaking with, by name? | Which name do you go by? | By what name are you known? | What do people call you? | Is your name a secret, or may I hear it?
+| Could you please introduce yourself by name? | Remind me of your name, please. | My name is Peter, and yours? | I wonder what I should call you. | Tell me what you are called.""",
+"size": """Are you smaller than other language models? | Are there many layers in you, or only a few? | How many numbers make up your network? | Can you give me your size in numbers?
+| What is the number of your layers? | Describe your dimensions in layers and parameters. | Please say how many parameters you contain. | Tell me your size.
+| I wonder how many weights are inside you. | How many layers are stacked inside you? | Do you have more than a billion parameters? | Hello, how large is your model?
+| Could you tell me your parameter count, please? | How do you compare in size to the giant models? | How deep is your network? | Do you count as a big network?
+| Is your parameter number in the millions? | Would you call yourself tiny? | Are you a large model or a small one?""",
+"data": """What kind of stories did you study? | What was the reading material for your education? | Is your training text made up or taken from real writing?
+| I would like to hear what you have read. | Which texts have you read? | Where did you get all those words? | Please describe the texts you learned from.
+| Have you read the whole internet? | I wonder what material taught you to speak. | Was Wikipedia part of your training? | Did you learn from books or from conversations?
+| Hello, which data was used to train you? | Could you name the sources of your knowledge? | Explain which dataset stands behind your answers. | What is in your training set?
+| Did your lessons include newspapers? | On which examples did you practice? | How did you come to know the things you know? | Tell me about your training data.""",
+"limits": """Please be open about what you are bad at. | Name something that you are unable to do. | What happens if your answer is incorrect?
+| Would it be wise to believe everything you tell me? | Do you ever make mistakes? | Are you able to tell me today's news? | Hi, are there topics you cannot talk about?
+| Tell me what your weaknesses are. | What are your limitations? | Which questions are too hard for you? | Is there anything you do not know?
+| Could you be mistaken about something? | I wonder how reliable you are. | How accurate is the information you give? | How often are you wrong? | Where does your ability end?
+| I am not sure I can rely on you. | Should I double check what you say? | Can I trust your answers?""",
+"maker": """Whose work are you? | Do you know the people who constructed you? | What can you say about your maker? | Who had the idea to build you? | Which company built you?
+| Who put you together? | I would like to know who brought you into being. | Were you developed by OpenAI? | Could you tell me who designed you, please? | By whom were you built?
+| Is there someone responsible for having produced you? | Hello, who do I thank for creating you? | Do you have an inventor? | Who wrote your code? | Are you a product of Google?
+| Was it one person or a team that made you? | Tell me who programmed you. | Did a university create you? | To whom do you owe your existence?""",
+"kind_of_thing": """Are you an artificial intelligence? | Were you born like a child? | Do you have a heart that beats? | I cannot tell whether you are a person. | Are you a human being?
+| Can I shake your hand, or are you only software? | Be honest, are you human or software? | Tell me whether you are a machine. | Is there a person typing these answers?
+| Could you explain what sort of being you are? | Would you say you are a computer program? | Are you a man or a woman? | I wonder if you are a living creature.
+| Does a language model answer me here, or somebody real? | What exactly are you? | Please describe what type of thing you are. | Do you breathe and eat like I do?
+| Am I talking to a real person? | Is this a chatbot?"""}
+
+# %% ../nbs/02_world.ipynb #801eff4a
+def bare(text:str)->tuple:   # ("who", "are", "you")
+    "The words of a text, in lower case"
+    return tuple(re.findall(r"[a-z0-9']+", text.lower()))
+
+EXAMINED = {bare(q) for text in IDENTITY_EXAM.values() for q in phrases(text)}
+
+def who_are_you(rng:Random)->dict:   # {"question", "kind"}
+    "A who-are-you question to learn from: none that is examined, alone or at the end of a longer one"
+    kind = one(rng, list(IDENTITY))
+    while True:
+        part = rng.choices(list(IDENTITY[kind]), [IDENTITY_PARTS[p] for p in IDENTITY[kind]])[0]
+        q = drawn(rng, IDENTITY_WAYS[kind][part])
+        if part in FRAMES: q = drawn(rng, FRAME_WAYS[part]).format(q)
+        q = re.sub(r" (?=[?.,])", "", " ".join(q.split()))               # what was left out leaves a space too many
+        if rng.random() < 0.15: q = addressed(rng, q)
+        words = bare(q)
+        if not any(words[k:] in EXAMINED for k in range(len(words))): return {"question": q, "kind": kind}
 
 @patch
 def identity_questions(self:World,
-                       split:str, # "train" or "test"
-                      )->list:    # [{"question", "kind"}, ...]
-    "Who-are-you questions with their kind; the splits share no wording"
+                       split:str,       # "train" or "test"
+                       n:int|None=None, # so many; None takes the whole exam
+                      )->list:          # [{"question", "kind"}, ...]
+    "Who-are-you questions with their kind: new ones to learn from, or the exam"
     rng = self.rng("identity", split)
-    out = [{"question": q, "kind": kind} for kind, text in IDENTITY.items() for q in phrases(text.split("TEST")[is_test(split)])]
-    return rng.sample(out, len(out))
+    if is_test(split):
+        out = [{"question": q, "kind": kind} for kind, text in IDENTITY_EXAM.items() for q in phrases(text)]
+        return rng.sample(out, len(out))[:n]
+    if n is None: raise ValueError("wordings to learn from have no end: say how many")
+    return [who_are_you(rng) for _ in range(n)]
 
 # %% ../nbs/02_world.ipynb #1c18fe37
 HELLO = [tuple(phrases(line)) for line in """Hello! | Hello! What can I do for you?
