@@ -27,7 +27,7 @@ def test_what_is_taught_would_be_scored_as_right():
     text = lambda c: c if isinstance(c, str) else "".join(p["text"] for p in c if p["type"] == "text")
     for split in ("train", "test"):
         for p in w.word_problems(split, 100): assert tasks["word_problems"].right(p, text(tasks["word_problems"].conversation(p)[1]["content"]))
-        for q in w.identity_questions(split):
+        for q in w.identity_questions(split, 300):
             for a in tasks["identity"].KINDS[q["kind"]][0]: assert tasks["identity"].right(q, a.format(**tasks["identity"].facts))
     for name in ("spelling", "sums"):
         for it in getattr(w, name)("test", 50): assert tasks[name].right(it, it["answer"] if name == "spelling" else f"The answer is {it['answer']}.")
