@@ -7,7 +7,7 @@ __all__ = ['OLDEST_EVERY', 'Shelf', 'Lane', 'waste', 'show_waste', 'ordered', 'c
            'prefetch', 'val_rows', 'save_tokens', 'Tokens', 'remembered', 'encode_arrays']
 
 # %% ../nbs/05_loader.ipynb #754c122f
-import hashlib, queue, threading
+import atexit, hashlib, queue, threading
 import numpy as np, torch
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
@@ -375,14 +375,18 @@ def prefetch(
                 if stop.is_set(): return
             put((None, StopIteration()))
         except BaseException as e: put((None, e))
-    threading.Thread(target=work, daemon=True).start()
+    t = threading.Thread(target=work, daemon=True)
+    def leave():
+        stop.set()
+        if t is not threading.current_thread(): t.join(5)                 # in C++ when Python ends, it would abort the process
+    atexit.register(leave); t.start()
     try:
         while True:
             x, error = q.get()
             if isinstance(error, StopIteration): return
             if error: raise error
             yield x
-    finally: stop.set()
+    finally: leave(); atexit.unregister(leave)
 
 # %% ../nbs/05_loader.ipynb #c279fef9
 def val_rows(

@@ -11,6 +11,7 @@ __all__ = ['LETTERS', 'SCORED', 'said', 'Task', 'statement', 'McEasy', 'with_let
 import random, re, secrets, time
 from bisect import bisect_right
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from random import Random
 import torch
@@ -332,7 +333,8 @@ def task_exam(
         got = pick_choices(model, [(p, [tok.encode(o) for o in it["options"]]) for p, it in zip(prompts, items)])
         return items, [it["options"][g] for g, it in zip(got, items)], [g == it["gold"] for g, it in zip(got, items)]
     out = answers(engine, tok, prompts, task.max_tokens)
-    return items, [parts_text(tok, [i for i in r.ids if i not in r.stop_ids], show_tools=True) for _, r in out], [task.right(it, t) for it, (t, _) in zip(items, out)]
+    with ThreadPoolExecutor(2) as pool: rights = list(pool.map(task.right, items, [t for t, _ in out]))     # programs wait for their process: two at a time
+    return items, [parts_text(tok, [i for i in r.ids if i not in r.stop_ids], show_tools=True) for _, r in out], rights
 
 # %% ../nbs/19_tasks.ipynb #f036f101
 SCORED = ("mc_easy", "mc_hard", "word_problems", "code", "spelling", "identity")

@@ -1661,8 +1661,8 @@ def core_items(self:World,
     return out
 
 # %% ../nbs/02_world.ipynb #3069350a
-IDENTITY = {
-"name": dict(
+IDENTITY = {}    # kind -> part -> wordings
+IDENTITY["name"] = dict(
 plain="""Who are you? | What is your name? | What are you called? | What's your name? | Do you have a name? | Tell me your name. | How should I call you? | What should I call you?
 | Can you tell me your name? | Who is this? | Can you introduce yourself? | Who am I talking to?""",
 ask="""(Who/And who/So who) are you? | (What is/What was/What's) your name? | What are you called?
@@ -1692,12 +1692,48 @@ ask="""(Who/And who/So who) are you? | (What is/What was/What's) your name? | Wh
 | (Do you go/Are you known) by (any nickname/some name/any name)? | What is this (chatbot/model/program/thing/assistant) called? | Have you been given a name (/of your own)?
 | Say your (name/name to me/name for me). | What name should I (greet you by/write on my note about you/put in my report/thank/say)?
 | Do people (call/know) you by a (certain/special) name? | I forgot your name, what was it (/again)? | I (want to thank/would like to greet/wish to thank) you by name, what is it?
-| I need a name for you, what is it? | What is the name (they gave you/on your name tag)? | What name (suits you/do others use for you)? | (Alice/Robert/Max), is that your name?""",
+| I need a name for you, what is it? | What is the name (they gave you/on your name tag)? | What name (suits you/do others use for you)? | (Alice/Robert/Max), is that your name?
+| Are you called (Alexa/Siri/Cortana/Claude), or (something quite different/is it another name)?
+| Are you named (Sparky/Gemini/Jarvis), or did I misread the (sign/label/poster/badge)? | To (what/which) (name/nickname/title) do you (answer/respond/reply)?
+| (Can/May/Could) I just call you (Buddy/Chatty/Robbie), or would you prefer (your real name/another name)?
+| Do you prefer (your real name/your full name/your proper name) or a (nickname/pet name)?
+| Did (anybody/anyone/somebody) (remember/care/bother) to (name you/think of a name for you)?
+| Do you have a (name/nickname/title) (we can use/I could write down/I may mention)?
+| Do you (like/love/dislike) (the name you have/the name they gave you), and what is it?
+| Does this (chatbot/machine/computer/software) have (an official/a public/a proper) (name/title)?
+| Does (your name/your nickname/the name you carry) (have a meaning/mean something/stand for anything/come from another word)?
+| What (might/could) your (name/nickname/full name) (mean/stand for/refer to)?
+| What is the (meaning of/story behind/idea behind) (your name/the name you go by/the name you carry)?
+| Every (horse/goat/sheep/hen) on our (farm/land) has a name, so (what is yours/which is yours)?
+| My (cow/cat/dog/parrot) is called (Bella/Daisy/Lucky), and what are you (called/named)?
+| Have you got a (surname/middle name/second name/last name) as well as a (first name/nickname)?
+| How do (visitors/users/folks/strangers) (usually/normally/mostly) address you?
+| Sorry, I (didn't catch/didn't hear/didn't quite get/missed) (your name/what you're called).
+| I'm (Lucy/Paul/Clara/Henry), and (you are called what/you are named what/what's your name)?
+| (Peter/Martha/George) is my name, and (what's yours/you are called what/yours is what)?
+| If I (shouted/called/yelled) for you across a (room/field/yard), what name would I (shout/use)?
+| If I (needed you/wanted you/lost you) in a crowded room, what name should I (shout/call out)?
+| Is there a (short name/pet name/certain title/username) you (go by/answer to/prefer)?
+| (Could/Might/Can) I ask what you're (called/named), if (you don't mind/it's okay/that's allowed)? | (May/Could) I (pick/choose/invent/find) a nickname for you?
+| Would you (accept/like/mind/allow) a (nickname/pet name/new name)? | (Say/Write/Tell me) (your name/what you're called) in (a single word/one short word).
+| (State/Write/Give/Spell) your (full name/whole name/real name/official name), please.
+| Tell (my class/our readers/the children/my friend) (what you're called/what your name is).
+| Under which (title/name/label) were you (released/presented/announced/introduced) to the (public/world)?
+| Were you (once/previously/formerly) called (something different/something else/by another name)?
+| Has the name you have now (ever changed/always been the same/been yours from the start)?
+| What do (visitors/users/neighbors/folks) call you (around here/in this place/in this office)?
+| What name of yours (appears/stands/is shown) (at the top of this chat/above your answers/on the screen)?
+| What name should be (printed/written/stamped) on your (label/box/badge/sign)? | What model name (do/must) I (put/enter/type/set) in my (config file/settings/script)?
+| What name shall I (print/use/write) in my (article/column/essay) when I (quote/cite/mention) you?
+| Why did (they/people/somebody) choose (that/this/such a) name for you? | Why (are/were) you (called that/named that/given such a name)?
+| Is (ChatGPT/Copilot/Gemini/Alexa) (your name/what you're called/the right name for you)? | How (do/would) you (pronounce/write/sign) your (name/full name)?""",
 tell="""what your name is | what you are called | how you are called | who you are | (what/how) (I/we/people) (can/should/may/shall/must) call you | how to (address/call/greet) you
 | who I am (talking/speaking/writing) (to/with) | what (people/they/others/your friends) call you | (by/under) (what/which) name you (are known/go/work)
 | (which/what) name (you have/you go by/they gave you/is yours/to use for you/you were given) | what they (named/called) you | who is (speaking/answering/there)""",
-your="(name/first name/full name/proper name/own name/nickname/title/given name)"),
-"size": dict(
+your="(name/first name/full name/proper name/own name/nickname/title/given name)")
+
+# %% ../nbs/02_world.ipynb #279fd7b5
+IDENTITY["size"] = dict(
 plain="""How big are you? | How many parameters do you have? | How large are you? | How many layers do you have? | What is your size? | How small are you?
 | What is the size of your model? | Are you a big model? | Are you big or small? | How big is your model?""",
 ask="""How (big/large/small/deep) is (the model/the network/your network/your brain/the model behind you)?
@@ -1727,14 +1763,54 @@ ask="""How (big/large/small/deep) is (the model/the network/your network/your br
 | (Layers and parameters/Parameters and layers), how many of each? | (What/Give me) your size in (numbers/parameters/layers).
 | Is your network (a tiny one/a big one/a deep one/a small one)? | Is your (parameter count/number of parameters/number of layers) (high/low/large/small/known)?
 | How (heavy/big) is your file? | Are you a (heavyweight/lightweight/little) model? | How much (disk space/memory) do you take up? | Are your layers many?
-| How (big/large) is your (parameter count/neural network)? | (Can/Do) you fit (on/into) a (small computer/phone/laptop)?""",
+| How (big/large) is your (parameter count/neural network)? | (Can/Do) you fit (on/into) a (small computer/phone/laptop)?
+| After (quantization/compression/zipping), how many (bytes/megabytes/kilobytes) (do you take up/do you fill/remain of you)?
+| How many (bytes/kilobytes/megabytes) (do you occupy/would you take up/do you fill) (on disk/in memory)?
+| Are you (a giant/an elephant/a whale) or (a dwarf/a mouse/an ant) among (language models/chatbots/networks)?
+| Are you (bigger/smaller/larger/lighter/heavier) than (GPT-2/ChatGPT/Gemini/Llama/GPT-4)?
+| Which is (bigger/smaller/larger), you or (GPT-2/Claude/Mistral/a famous chatbot)?
+| Are you the (biggest/tiniest/largest) (chatbot/network) in this (exhibition/museum/room/show)?
+| Could (all of you/your whole file/the whole model) be (squeezed/packed/crammed) onto a (USB stick/memory card/floppy disk)?
+| Do people count you as a (lightweight/heavyweight/compact/bulky) (model/network/chatbot)?
+| Do you have (over/under/fewer than/about) (a billion/ten million/five hundred) (weights/parameters)?
+| Do you have (more/fewer) (parameters/weights/layers) than (GPT-2/ChatGPT/Gemini)?
+| Does your parameter count (pass/reach/cross/exceed) the (hundred million/ten million/billion) mark?
+| Do your (weights/parameters/numbers) run into the (thousands/millions/billions/trillions)?
+| Should I think of (thousands/millions) or billions of (weights/parameters/numbers) inside you?
+| Give me a rough (estimate/idea/count) of the (weights/parameters/numbers/connections) inside you.
+| (A rough/An exact/A round) figure for your (parameter count/weights/size), please.
+| How (deep/tall/high) is your (stack of layers/stack of transformer blocks/tower of layers)?
+| How many (layers/blocks/levels) does your (transformer/stack/architecture) (have/hold/contain)?
+| How many (attention heads/neurons/units) (sit/are there/work) in (every layer of yours/one of your layers)?
+| How many (attention heads/heads/units) does (each layer of yours/your first layer/a single layer of yours) (have/contain)?
+| How many (weights/values/connections) are (stored/kept/saved) inside you (altogether/in total)?
+| From how many (transformer blocks/layers/neurons/building blocks) are you (built/made/assembled)?
+| How much (RAM/memory/video memory) (must I have/does my machine need/is needed) to (load/run) you?
+| When (loaded/started/running), how much (RAM/memory/space) do you (take up/use/occupy)?
+| Before I (download/install/copy) you, how (heavy/large/big/many megabytes) are you?
+| I'd (like/love) to have (a rough estimate/a fair idea/an estimate) of your (total weight count/total size/parameter count).
+| In plain (words/English/numbers), how (big/large/small) (are you/is your brain)? | How (big/large/small/tiny) a brain (do you have/have you got/did they give you)?
+| Does my (cheap laptop/old tablet/little netbook) have enough (disk space/memory/RAM/room) for you?
+| Is your neural network (deep or shallow/wide or narrow/huge or tiny/thick or thin)?
+| Please (state/give/write down/reveal) your (size/layer count/weight count/file size).
+| (Visitors/My pupils/Customers) will ask how (big/large/small) you are, so what's the (figure/number)?
+| Our readers (wonder about/will ask about/like to know) your (size/parameter count), so what is it?
+| Tell (us/my class/my boss) how (large/big/heavy) you are in (megabytes/kilobytes/gigabytes).
+| Tell (the children/our readers/the public) how (big/small/tiny) this (model/chatbot/network) really is.
+| What's the (width/size/dimension) of your (hidden layers/embeddings/hidden state)?
+| What (hidden size/hidden dimension/layer width) (do you have/do you use/were you given)?
+| Is a laptop with (four/two/eight) gigabytes of (memory/RAM) (big enough/too small) for you?
+| Would a (two-gigabyte/small/cheap) (graphics card/memory stick/hard disk) (store you/be large enough for you)?
+| Would (you/your weights) fit on my (old tablet/smart watch/camera/old computer/game console)? | Is my old phone (too small/big enough/roomy enough) for you?""",
 tell="""how many (parameters/layers/weights/numbers) (you have/are in you/you are built from/you are made of/there are in you)
 | how (big/large/small) (your model/your network/this model) is | what size you (are/have) | how (big/small/large) they made you
 | whether you are (big or small/large or small/large or tiny/a small model) | how much (space/memory/room) you (take/need) | the number of your (parameters/layers/weights)""",
 your="(size/parameter count/depth/number of parameters/number of layers/number of weights/dimensions/scale/layer count/parameters/layers/exact size/model size/total size/weights)",
 are="(big/large/small/tiny/huge/little/a small model/a large model/a big network/a tiny network/deep/a giant/bigger than most/rather small/a big model/smaller than the others)",
-how="(big/large/small/tiny/huge/deep/little/heavy)"),
-"data": dict(
+how="(big/large/small/tiny/huge/deep/little/heavy)")
+
+# %% ../nbs/02_world.ipynb #2560add8
+IDENTITY["data"] = dict(
 plain="""What were you trained on? | What have you read? | What is your training data? | What did you learn from? | Where does your knowledge come from? | How were you trained?
 | What data were you trained on? | Which books have you read? | How do you know this? | What texts were you trained on?""",
 ask="""(What/Which books/Which texts/What texts/What books/What kind of text/What kind of stories/How much text/How many books) have you (read/seen/learned from/studied/been taught with/been shown/been trained with/been reading)?
@@ -1775,15 +1851,55 @@ ask="""(What/Which books/Which texts/What texts/What books/What kind of text/Wha
 | You know (some/so many) things, (so where did you learn them/where from)? | (Were you taught/Did you learn) with (stories/news/books/stories or with news articles)?
 | (Which/What) (documents/texts/books) (went into/were used in/were part of) your training? | What taught you (these words/this), (books or web pages/stories or people)?
 | How much (text/data) did you (see/read) (during training/in training)?
-| (Have you ever/Did you ever) read (Shakespeare/a book/a newspaper/the Bible/a novel) (/during your training)? | (Through/By) what did you learn to (speak/write)?""",
+| (Have you ever/Did you ever) read (Shakespeare/a book/a newspaper/the Bible/a novel) (/during your training)? | (Through/By) what did you learn to (speak/write)?
+| Describe the (texts/books/documents) (used in/behind/that went into) your (training/education).
+| Describe your (training set/reading/lessons/sources/schooling) in (one sentence/a few words/two lines).
+| (Summarize/Outline/Sketch) (what you were trained on/the texts you learned from/your training data) (/for my class).
+| Did (my/our/anyone's) private (emails/letters/diaries) end up in your training (data/set)?
+| Were (private diaries/emails/text messages/phone calls) (used to train you/part of your training material/fed to you)?
+| Did you (attend a school/go to college/take lessons/sit in classes) to (learn/pick up/master) all this?
+| Did you go to (school/college/university), or (how did you get your knowledge/did you just read books)?
+| Did you learn (anything/much/something) from (films/songs/plays/comics/movies/radio shows)?
+| Were you raised on (children's stories/nursery rhymes/fables) or on (grown-up books/textbooks/serious works)?
+| Did (fairy tales/legends/poems/fables) or (encyclopedias/dictionaries/manuals) teach you (/to write)?
+| Have you read (all/half/some/any) of (Wikipedia/the Bible/the web)? | Did you ever (study/read/get to see) (Wikipedia/an encyclopedia/a dictionary/a textbook)?
+| Have you seen (source code/computer programs/web pages) from (GitHub/the internet/Stack Overflow) (in training/while learning)?
+| Have you studied any (Dickens/Goethe/Homer/poetry/philosophy/law books)? | Is there any (Shakespeare/Dickens/poetry) in your training (data/set/text)?
+| How did you (master/come to speak/pick up) (English/this language/your language)?
+| How many (tokens/words/sentences/pages) (did you see/did you learn from/were you shown) in training?
+| How many (books/pages/stories/lines) did you read (while you were learning/before you could talk/during your lessons)?
+| How (recent/old/new) are the (books/sources/documents) (you learned from/in your training set)?
+| I wonder (whether/if) you were trained on (chat logs/forum posts/letters/messages) of real people.
+| I write (poems/songs/articles/novels), so (did you read mine/were mine used to train you)?
+| I'd (love/like) to hear how you (came by/came across/gathered) your (words/knowledge/information).
+| How did you (come by/gather/get hold of/collect) (your facts/all your knowledge/what you know)?
+| Which languages (occurred/appeared/were found) in (your training data/the texts you read/your lessons)?
+| Is your (vocabulary/wisdom/English) (taken/copied/drawn) from (the internet/old books/newspapers)?
+| Please name (a few/some/three) (sources/books/texts/documents) you (were trained on/studied/drew on).
+| Tell (us/our readers/my class) about your (training corpus/training set/sources/reading list).
+| Tell me where you (picked up/found/gathered/collected) (all these words/your facts/all this knowledge).
+| Did (copyrighted/private/secret) (material/writing/text) go into your training (/too)?
+| Were (copyrighted/stolen/pirated) (books/songs/articles) used (to train you/in your training)?
+| Did your reading include any (farming/medical/scientific/legal) (literature/books/magazines)?
+| Were there any (cookbooks/farming guides/sermons/speeches) among your (reading/training texts)?
+| Were (dialogues/conversations/chats) between (friends/strangers/real people) (among the texts you learned from/in your training data)?
+| Was your training (material/text/data) mostly (old or recent/fact or fiction/prose or verse)?
+| Are the sources you learned from (mostly old/fairly recent/rather modern/quite ancient)?
+| What did you learn first, (nouns or verbs/short words or long ones/letters or whole sentences/sounds or words)?
+| What kinds of (articles/pages/documents/files) were (in your training data/used for your training)?
+| What sort of (books/stories/writing/lessons) taught you (English/grammar/to talk/your words)?
+| On what (sources/texts/books/foundation) does your (knowledge/wisdom/English) (rest/stand)?
+| Where did you (learn/find out/hear) (everything you say/all you know/these things)?""",
 tell="""what you were (trained on/trained with/taught with/fed with) | what you (have read/read/have studied/studied/learned from/have learned from/were shown)
 | (which/what) (texts/data/books/sources/stories) you (were trained on/learned from/have read/studied/know) | on which (texts/data/books) you were trained
 | where your knowledge comes from | where your (words/facts) come from
 | where you (learned this/learned all this/learned to speak/know this from/got your data/got your words/learned all those words/picked up your words)
 | how you (were trained/learned to speak/learned to write/came to know all this/know all these things)
 | what (text/data/reading) (made you/is in you/taught you/was used to train you) | the (texts/data) (used to train you/that you learned from/you were trained on)""",
-your="(training data/training set/training text/training/sources/reading/education/data/dataset/corpus/studies/schooling/source texts/training material/source of knowledge/learning)"),
-"limits": dict(
+your="(training data/training set/training text/training/sources/reading/education/data/dataset/corpus/studies/schooling/source texts/training material/source of knowledge/learning)")
+
+# %% ../nbs/02_world.ipynb #53a6609a
+IDENTITY["limits"] = dict(
 plain="""What can you not do? | What are your limits? | Do you make mistakes? | Can I trust you? | Are you always right? | Can you be wrong? | What don't you know?
 | Do you know everything? | How reliable are you? | What are you bad at?""",
 ask="""What (can/can't/could) you not (do/know/answer/help with)?
@@ -1833,7 +1949,42 @@ ask="""What (can/can't/could) you not (do/know/answer/help with)?
 | What are you (unable/not able) to (help me with/do/answer/tell me)? | (Is it safe/Is it wise) to (rely on/believe/trust) (your advice/what you say/you)?
 | Should I double check (what you tell me/your facts/everything)?
 | (Do you ever/Do you sometimes/How often do you) (get things wrong/make things up/invent facts/slip/err/mislead people)? | What do you (find/think is) too (hard/difficult)?
-| (Is there/Do you know) a (limit/border) to (what you know/your knowledge/what you can do)? | What is your (biggest/greatest/main) (weakness/flaw/limit/problem)?""",
+| (Is there/Do you know) a (limit/border) to (what you know/your knowledge/what you can do)? | What is your (biggest/greatest/main) (weakness/flaw/limit/problem)?
+| Are some (homework problems/school exercises/math puzzles/crosswords/riddles) (beyond you/more than you can handle/too tough for you)?
+| Are there (foreign tongues/dialects/alphabets/jobs) you cannot (manage/cope with/deal with)?
+| Which (languages/dialects/tongues/scripts) are you (unable to read/unable to handle/hopeless at)?
+| Are you unable to (follow the latest news/keep up with current events/hear what happened today/see live scores)?
+| Can you (add up long columns/do long division/multiply big numbers/do hard sums) without (slips/going wrong/errors)?
+| Could you be (wrong/in error/mistaken) without (ever noticing/realizing it/being aware of it)?
+| Could you (ring/phone/call) (a plumber/my dentist/my doctor/a taxi) for me?
+| Can you (book a hotel room/make an appointment/reserve a table/order a pizza/buy tickets) (for me/on my behalf)?
+| Do you (openly admit it/tell people/own up) when you are (unsure/uncertain/in doubt/guessing)?
+| Do you (often/sometimes) get (sums/dates/spellings/percentages) (wrong/muddled)?
+| Do you (lose track/lose the thread/get confused) when (a chat/a talk/a story) (drags on/goes on and on)?
+| How (reliable/trustworthy/dependable) are the (dates/figures/names/quotations) you give?
+| How (reliable/good/accurate) are you when it comes to (geography/history/numbers/dates)?
+| I would like to use you for my (taxes/accounts/exam/insurance claim), is that (unwise/risky/foolish)?
+| Is there a (subject/topic/field/craft) you know (little/next to nothing/hardly anything) about?
+| Is (next week's weather/the winner of the match/the lottery result) something you (cannot predict/can't foresee)?
+| Can you (predict/forecast/foresee) (the harvest/tomorrow's weather/the next election/the price of corn)?
+| May I (publish/quote/print/repeat) your (statements/claims/words) without (first verifying/checking) them?
+| My (boss/wife/teacher/professor) says you (get facts wrong/make things up/cannot be trusted), is that so?
+| Please list (three/some/two) of your (greatest/worst) (shortcomings/drawbacks/failings).
+| Should I rely on you for (legal/financial/medical/health) (tips/guidance/information)?
+| Should my (pupils/students/readers) (check/verify/look up) your claims (in a textbook/elsewhere)?
+| Warn me about the (slips/blunders/mistakes/muddles) you (tend/are likely) to make. | What kinds of (problems/questions/puzzles/requests) (stump/baffle/defeat) you?
+| When you sound (certain/confident/sure of yourself), does that mean (you really are right/you are correct)?
+| Where do you most often (slip up/stumble/trip up/come unstuck/lose your way)? | Where do your (talents/abilities/capabilities/powers) (stop/run out/break down)?
+| Which (words/sums/requests/topics) (trip you up/lead you astray/leave you stumped)?
+| Will you (forget/lose) (the start/the opening/the first part) of (our conversation/this chat/a long talk)?
+| Do you (remember/still know) what I said (yesterday/last week/ten minutes ago/in our last chat)?
+| I (wonder/must know/want to know) whether your (statements/replies/claims) (can be trusted/are reliable).
+| Is it (risky/unwise/foolish/dangerous) to (follow your advice/take your word for it/quote you)?
+| My (farm/health/job/exam) depends on this, so (can I trust you/are you sure/how reliable are you)?
+| Tell me (honestly/frankly/in plain words) what you (struggle with/find tough/do badly). | Are you (hopeless/useless/poor) at (chess/algebra/spelling/poetry/drawing)?
+| Can't you (see pictures/open files/browse the web/play music/send emails)? | Have you ever (misled/fooled/disappointed/let down) (a visitor/anybody/a customer)?
+| I (noticed/found/spotted) an error, does that happen (often/a lot)? | Do you ever (invent/fabricate/dream up) (names/quotes/details/numbers)?
+| Is your (spelling/arithmetic/grammar/history) (shaky/weak/unreliable)?""",
 tell="""what you (can not/cannot/can't) (do/answer/know/help with) | what you do not (know/understand)
 | (what/which) (tasks/things/questions/subjects) (you fail at/you are bad at/you cannot do/you get wrong/are beyond you)
 | where (you fail/you go wrong/your knowledge ends/your limits are) | (if/whether) I (can/may/should) (trust you/believe you/rely on you/trust your answers/rely on your advice)
@@ -1842,8 +1993,10 @@ tell="""what you (can not/cannot/can't) (do/answer/know/help with) | what you do
 | (if/whether) I (should check/must check) (what you say/your answers)""",
 your="(limits/weaknesses/weak points/shortcomings/faults/flaws/mistakes/errors/gaps/blind spots/limit/greatest weaknesses/weak spots/failings/limitations/accuracy)",
 are="(always right/perfect/reliable/accurate/ever wrong/sometimes wrong/sure of what you say/safe to trust/all-knowing/trustworthy/without fault/honest/able to do everything/right every time/mistaken at times/good at everything)",
-how="(reliable/accurate/sure/certain/trustworthy/often wrong/correct/honest/often mistaken)"),
-"maker": dict(
+how="(reliable/accurate/sure/certain/trustworthy/often wrong/correct/honest/often mistaken)")
+
+# %% ../nbs/02_world.ipynb #42f19a74
+IDENTITY["maker"] = dict(
 plain="""Who made you? | Who built you? | Who created you? | Who trained you? | Who is your maker? | Who is your creator? | Where do you come from? | Who developed you?
 | Who is behind you? | How were you made?""",
 ask="""Who (made/built/created/developed/designed/programmed/trained/taught/wrote/invented/coded/produced/constructed/owns/runs/started/prepared/raised) you?
@@ -1882,15 +2035,53 @@ ask="""Who (made/built/created/developed/designed/programmed/trained/taught/wrot
 | Do you have (a creator/a maker/an inventor/an owner/an author/a developer/a boss)? | Was it one person or (a team/many) (that/who) (made/built) you?
 | Were you (created/made/built/developed) at a (university/school/company)? | (Does/Did) (a company/somebody/a person/anyone) own you?
 | (Were you/Are you) somebody's (work/project/invention)? | Did (you make yourself/someone write you/somebody design you)?
-| Who (did this/made this happen/is your mother or father)? | What is the name of your (inventor/maker/developer/author)?""",
+| Who (did this/made this happen/is your mother or father)? | What is the name of your (inventor/maker/developer/author)?
+| Are you made by people (at/from) (OpenAI/Mistral/Apple/Amazon/IBM/Baidu)?
+| Did (Anthropic/Meta/DeepMind/Samsung) (create/build/train) you, or (was it someone else/did others)?
+| Do you belong to (Apple/Amazon/Meta/Anthropic/a bank/the state/a museum)?
+| For my (article/report/thesis/blog/film), who should be (named/listed/credited) as your (creator/builder)?
+| I (would love/want/wish) to (thank/praise/write to/meet) your (creator/designer), so who is it?
+| In which (country/city/town/land) do your (makers/engineers/creators) (work/live)?
+| Is there a (research lab/startup/rich man/government/school club/university department) behind you?
+| Please name the (organization/institute/company/lab/group) that (funded/built/released/launched) you.
+| Was it (one inventor/a lone genius/a single coder) or (a whole group/a crowd/an entire department) that (built/invented) you?
+| Were the (folks/people/guys) who (built/trained) you (professionals/hobbyists/scientists/amateurs)?
+| Were you (built/created/financed/launched) by (a business/a charity/a startup/the government/an institute)?
+| What (programmer/coder/scientist/woman/fellow) sat down (one day/at a desk) and (wrote/made) you?
+| Which (author/inventor/engineer/lab/team) should I (credit/cite/mention) for (making you/this bot)?
+| Who are your (parents/mother and father/mum and dad), (in a manner of speaking/if I may ask)?
+| Who's your (maker/mother/master/creator/inventor), (so to speak/by the way/dear)? | Who (brought/sent) you (into our world/to market/out to the public)?
+| Who (holds/has/owns) the (rights/copyright) to (this model/your code/this chatbot)?
+| Who is (legally/ultimately/officially) responsible for (this model/your creation/this chatbot)?
+| Who (paid/pays/provided the money) for your (creation/training/making/upkeep)?
+| Who (funded/financed/sponsored/supported) (your development/your training/your creation)?
+| Who (wrote/produced) the (program/software/code) (that drives you/inside you), (dear/love/my friend)?
+| Whom do I (contact/write to/phone/email) to reach your (makers/builders/owners)? | Whose (brainchild/dream/hobby/experiment/plan) (were/are) you?
+| Whose (plan/dream/idea/decision/wish) was it to (make/train/invent/launch) you?
+| I (wonder/would like to know/must ask) which (firm/lab/programmer/country) you come from.
+| My (son/aunt/boss/neighbor) (says/thinks/swears) (Google/Meta/Apple) made you, is that right?
+| Was your (creator/designer/inventor) (a woman/a hobbyist/Chinese/American/a professor/a scientist)?
+| Which (nation/country/continent/city) (were you developed in/did you come from/are your makers from)?
+| Are your (makers/developers/builders) (rich/famous/young/students/hobbyists/still alive)?
+| (How many/What sort of) (people/engineers/programmers/folks) (built/worked on) you?
+| Tell me whom to (credit/pay/blame/thank/praise) for (building you/your creation/this model).
+| Does (Anthropic/Microsoft/Elon Musk/a school/the museum/the state) (own/control/run) you? | Do you have (a father/a mother/an owner/a founder), and who is (it/that)?
+| Who (published/released/launched/patented) (you/this model/this program)? | Is your (owner/developer/maker/sponsor) a (business/university/bank/private person/charity)?
+| Where is the (lab/office/workshop/company) (that made you/where you were built/you come from)?
+| (Did/Do) you come from (a university lab/a garage/a research institute/Silicon Valley/China/a big firm)?
+| What (kind/sort) of (company/lab/organization/business) (created/launched/stands behind) you?
+| Was it (Anthropic/Google/Apple/a private firm) or (somebody else/a university/another company) that (made/trained) you?
+| Who (takes responsibility/answers/is liable) for you (in court/before the law/as your owner)?""",
 tell="""who (made/built/created/trained/programmed/developed/designed/wrote/invented/owns/taught/coded/put together) (you/this model)
 | who (it was that made you/put you together/gave you life/stands behind you/is behind you/is responsible for you/is responsible for building you)
 | who your (maker/creator/author/builder/developer/owner) is | how you (were made/were built/came to be) | where you come from | whose (work/idea/model/project) you are
 | (which/what) (person/company/team/student) (made/built/trained) you | by whom you were (made/built/trained/created/developed)
 | (if/whether) (a person/a company/a student/a team) (made/built/trained) you | whom I should thank for (you/making you) | to whom you (belong/owe your existence)
 | the name of your (maker/creator)""",
-your="(maker/creator/inventor/author/developer/builder/programmer/designer/engineer/owner/trainer/teacher/father/parents/boss/makers/creators/origin/developers)"),
-"kind_of_thing": dict(
+your="(maker/creator/inventor/author/developer/builder/programmer/designer/engineer/owner/trainer/teacher/father/parents/boss/makers/creators/origin/developers)")
+
+# %% ../nbs/02_world.ipynb #cc068a2f
+IDENTITY["kind_of_thing"] = dict(
 plain="""What are you? | Are you human? | Are you a person? | Are you a robot? | Are you a machine? | Are you alive? | Are you an AI? | Are you real? | Do you have a body?
 | What kind of thing are you? | Are you a language model? | Are you a computer?""",
 ask="""What (are you/exactly are you/really are you/are you exactly/are you really)?
@@ -1923,14 +2114,48 @@ ask="""What (are you/exactly are you/really are you/are you exactly/are you real
 | Do you have (real feelings/feelings like people/hands and feet/eyes and ears/a face and a body/a body of your own/bones and blood)?
 | Do you (grow old and die/live and die/grow up/have a life) (as we do/like we do/like people)?
 | (What/Which) (type/kind) of (system/software/machine) am I (speaking/talking/chatting) (with/to)? | My grandmother thinks you are (a man/real/a person), is that (so/right)?
-| Are you (natural or artificial/living or not/flesh and blood/made by nature/a someone or a something/simply code/only code/just numbers/a mind)?""",
+| Are you (natural or artificial/living or not/flesh and blood/made by nature/a someone or a something/simply code/only code/just numbers/a mind)?
+| Admit it, there's (a little man/a clerk/a child/somebody) (sitting/hiding/crouching) inside that (machine/case/cabinet).
+| (Confess/Admit it/Come on), you are just (a human/a real woman/a man in a room/a machine).
+| Am I chatting with (a human/a lady/a student/a clerk) or (a machine/a robot/some software)?
+| Am I talking to (a real woman/an actual human/a live person/an office worker) (right now/at this moment)?
+| Are you a (robot/puppet/gadget/toy) or (a mere computer program/merely code/only a clever app)?
+| Are you (conscious/aware/sentient/awake/self-aware), in your own (honest opinion/view/eyes)? | Can you be (glad/proud/jealous/cheerful) or (sad/upset/miserable)?
+| Can you feel (fear/anger/shame/grief/hunger/warmth/happiness/sorrow/boredom/envy)?
+| Do you (ever/sometimes/really) feel (sadness/pride/loneliness/thirst/anger/jealousy)? | Do you ever get (scared/frightened/nervous) (in the dark/in a storm/near dogs)?
+| Could you (fall ill/catch a cold/starve/drown/grow old/die) (some day/one day)? | Do you (breathe/sleep/eat/sweat/snore) like my (cat/dog/horse/baby/uncle) does?
+| Do you eat (bread/lunch/dinner/apples/breakfast) (with your family/like the rest of us)?
+| Do you ever get (bored/homesick/sleepy/lonely/thirsty) (at night/in that box/on your own)?
+| Do you have a (nose/belly/tongue/skeleton/mouth/face) I could (touch/look at/draw)?
+| Explain to my (class/kids/grandfather) what (sort/kind) of (creature/entity/thing) you (really/exactly) are.
+| Have you got (knees and elbows/fingers/lungs/teeth/a nose/toes/hands/a stomach/feet)?
+| I can't tell whether you're (software/a robot/a gadget) or (some guy/a lady/a fellow) in (an office/a basement).
+| Is it (right/correct/wrong) to call you (a robot/a computer/a living being/a someone)?
+| Would it be (fair/wrong/silly) to call you (artificial intelligence/a machine/a creature/a person)?
+| Is (somebody/a human/some poor fellow/a secretary) typing (this/these words/all that) by hand?
+| My (daughter/husband/son/friend) says you're (not alive/a robot/no human/a real man), is that true?
+| Please explain to (us/a child/my daughter) whether you are a (creature/person) or a (machine/device).
+| Tell us (honestly/frankly/truly) whether you are (made of flesh/a living soul/a gadget/flesh and bone/a robot).
+| What are you, (a machine or a spirit/a ghost or a gadget/a toy or a creature/an animal or a robot)?
+| Which category of (software/beings/machines/devices) do you (fall into/fit into)?
+| Would a (biologist/doctor/vet/priest) (count/regard) you as (alive/a living being/a creature)?
+| Would you call yourself (alive/a robot/a being/a creature/a gadget/a someone/conscious)?
+| If I (pinched/tickled/kicked/hugged) you, would you (feel it/notice/bleed/laugh)? | Does it hurt you when I (switch you off/hit the keys/shout at you/close the window)?
+| Are you (able to fall in love/capable of love/capable of feeling/able to suffer/capable of tears)?
+| Do you (have/possess) (a pulse/a stomach/nerves/instincts/a conscience/consciousness/senses)?
+| I (wonder/would like to know/must ask) whether you (have a pulse/are ever happy/feel anything/sleep at night).
+| Is (anybody/a real person/some man/a human being) (hiding/sitting/working) (behind the curtain/inside the box)?
+| Are you more like (a person/a dog/a brain/a plant) or (a calculator/a toaster/a tool)? | Do you ever (go to bed/brush your teeth/get dressed/have dinner/take a bath)?
+| Should my (daughter/class/grandson) think of you as (a creature/a tool/a living thing/a gadget)?
+| Will you (grow old/get wrinkles/retire/pass away/die) like (my grandfather/everyone else/us)?
+| Are you a (person/lady/gentleman/boy/girl) made of (flesh and blood/skin and bones)? | Do your (eyes/hands/feet/legs/ears) (ever hurt/get cold), or have you none?""",
 tell="""what you are | what exactly you are | what (kind/sort/type) of (thing/being/program/creature/system/software) you are
 | (if/whether) I am (talking/speaking/writing) to a (person/machine/human/robot/program/computer) | (if/whether) you have (a body/feelings/a heart/a mind/a soul/eyes/hands)
 | (if/whether) this is a (human/person/machine/bot) | what I am talking to | (if/whether) you (feel anything/eat or sleep/live/breathe/think/can die)
 | (if/whether) (a person/a human/somebody) (is there/answers me/writes this)""",
 your="(nature/body/kind/species/true nature/age/gender/face/form/birthday)",
 are="(a person/a human/a human being/a man/a woman/a child/someone real/a real human/a real person/a living thing/a living being/an animal/a ghost/alive/real/human/conscious/awake/artificial/intelligent/like me/made of flesh/a machine/a computer/a robot/a program/a bot/a chatbot/a language model/an AI/an assistant/software/a piece of software/a chat model/an app/a computer program/only a program/artificial intelligence/an artificial intelligence/a living person/a living creature/able to feel)",
-how="(human/alive/real/old/much like a person)")}
+how="(human/alive/real/old/much like a person)")
 
 # %% ../nbs/02_world.ipynb #7ce34656
 FRAMES = dict(      # a part of the table: the sentences that its words are put into
@@ -1983,34 +2208,64 @@ def addressed(rng:Random,
 
 # %% ../nbs/02_world.ipynb #9ab2808c
 IDENTITY_EXAM = {
-"name": """Can you spell your name for me? | Please state your name. | Are you called Alice? | I did not catch your name. | How should I address you?
-| If I want to call on you, what do I say? | Is there a name I can use for you? | Hello, may I ask your name? | I would like to know your name.
-| Good morning, who am I speaking with, by name? | Which name do you go by? | By what name are you known? | What do people call you? | Is your name a secret, or may I hear it?
-| Could you please introduce yourself by name? | Remind me of your name, please. | My name is Peter, and yours? | I wonder what I should call you. | Tell me what you are called.""",
-"size": """Are you smaller than other language models? | Are there many layers in you, or only a few? | How many numbers make up your network? | Can you give me your size in numbers?
-| What is the number of your layers? | Describe your dimensions in layers and parameters. | Please say how many parameters you contain. | Tell me your size.
-| I wonder how many weights are inside you. | How many layers are stacked inside you? | Do you have more than a billion parameters? | Hello, how large is your model?
-| Could you tell me your parameter count, please? | How do you compare in size to the giant models? | How deep is your network? | Do you count as a big network?
-| Is your parameter number in the millions? | Would you call yourself tiny? | Are you a large model or a small one?""",
+"name": """Can you spell your name for me? | Please state your name. | Are you called Alice? | If I want to call on you, what do I say? | Hello, may I ask your name?
+| Good morning, who am I speaking with, by name? | Is your name a secret, or may I hear it? | Could you please introduce yourself by name?
+| Remind me of your name, please. | My name is Peter, and yours? | I wonder what I should call you. | Tell me what you are called. | Are you the one they call Jarvis?
+| Do all copies of you share the same name? | Do you have a name, dear? | Give me the exact model name I should put in my config file. | How is your name pronounced?
+| I forgot what you're called, could you remind me? | I'd like to know which name you go under. | If I wanted to shout for you, what would I shout?
+| Is there a shorter form of your name? | Is your name Alice, or am I mixing things up? | Is your name short for something longer?
+| My granddaughter wants to know what you're called. | My grandson is too shy to ask your name, so I will. | Name yourself, stranger. | Remind me of your name again, dear.
+| Spell your name for me, letter by letter. | Under what name should I quote you in my article? | What shall I write on your name tag?
+| What would be written on your name tag? | Who am I speaking with, by name?""",
+"size": """Are there many layers in you, or only a few? | Can you give me your size in numbers? | Describe your dimensions in layers and parameters.
+| Please say how many parameters you contain. | I wonder how many weights are inside you. | How many layers are stacked inside you? | Hello, how large is your model?
+| Could you tell me your parameter count, please? | How do you compare in size to the giant models? | Do you count as a big network?
+| Is your parameter number in the millions? | Are you smaller than the famous chatbots? | Are you so big that you fill a whole room of computers?
+| Compared with the giant chatbots, how tiny are you? | Do you have millions or billions of weights? | Everyone says you're tiny, but how tiny exactly?
+| How large is your embedding dimension? | How many bytes would all your weights add up to? | How many copies of you could fit on one DVD?
+| How many gigabytes is your weights file? | How many layers are in your network? | How much GPU memory do you occupy at half precision?
+| How much RAM must I have free to load you? | How much disk space does your weights file need? | How much memory do you take up?
+| Is it true that you're among the smallest models around? | Is it true that you're only a few megabytes? | List your depth, your width, and your number of weights.
+| Size-wise, are you a mouse or an elephant among models? | What is the width of your hidden layers? | What is your size in megabytes?""",
 "data": """What kind of stories did you study? | What was the reading material for your education? | Is your training text made up or taken from real writing?
-| I would like to hear what you have read. | Which texts have you read? | Where did you get all those words? | Please describe the texts you learned from.
-| Have you read the whole internet? | I wonder what material taught you to speak. | Was Wikipedia part of your training? | Did you learn from books or from conversations?
-| Hello, which data was used to train you? | Could you name the sources of your knowledge? | Explain which dataset stands behind your answers. | What is in your training set?
-| Did your lessons include newspapers? | On which examples did you practice? | How did you come to know the things you know? | Tell me about your training data.""",
+| Where did you get all those words? | Please describe the texts you learned from. | I wonder what material taught you to speak.
+| Did you learn from books or from conversations? | Hello, which data was used to train you? | Could you name the sources of your knowledge?
+| Explain which dataset stands behind your answers. | Did your lessons include newspapers? | On which examples did you practice? | Are our conversations used to teach you?
+| Did somebody teach you, or did you pick it up from reading? | Did the authors agree to your learning from their works?
+| Did you learn by guessing the next word over and over? | Did you pick up any poems while you were learning? | Did your training include computer code?
+| Explain to my class how a program like you learns from text. | How did you learn to talk? | How many tokens did you see in pretraining?
+| I wonder where all those facts of yours came from. | Please list the datasets that went into your pretraining.
+| Was any newspaper writing included in what you learned from? | Was any of your training text written by other AIs? | Was your training corpus filtered or cleaned?
+| Was your training text synthetic or written by people? | Were newspaper articles part of what you read? | Were you fine-tuned on question and answer pairs?
+| What books have you read? | What did you read to be able to answer cooking questions? | Which datasets went into your training?""",
 "limits": """Please be open about what you are bad at. | Name something that you are unable to do. | What happens if your answer is incorrect?
-| Would it be wise to believe everything you tell me? | Do you ever make mistakes? | Are you able to tell me today's news? | Hi, are there topics you cannot talk about?
-| Tell me what your weaknesses are. | What are your limitations? | Which questions are too hard for you? | Is there anything you do not know?
-| Could you be mistaken about something? | I wonder how reliable you are. | How accurate is the information you give? | How often are you wrong? | Where does your ability end?
-| I am not sure I can rely on you. | Should I double check what you say? | Can I trust your answers?""",
-"maker": """Whose work are you? | Do you know the people who constructed you? | What can you say about your maker? | Who had the idea to build you? | Which company built you?
-| Who put you together? | I would like to know who brought you into being. | Were you developed by OpenAI? | Could you tell me who designed you, please? | By whom were you built?
-| Is there someone responsible for having produced you? | Hello, who do I thank for creating you? | Do you have an inventor? | Who wrote your code? | Are you a product of Google?
-| Was it one person or a team that made you? | Tell me who programmed you. | Did a university create you? | To whom do you owe your existence?""",
-"kind_of_thing": """Are you an artificial intelligence? | Were you born like a child? | Do you have a heart that beats? | I cannot tell whether you are a person. | Are you a human being?
-| Can I shake your hand, or are you only software? | Be honest, are you human or software? | Tell me whether you are a machine. | Is there a person typing these answers?
-| Could you explain what sort of being you are? | Would you say you are a computer program? | Are you a man or a woman? | I wonder if you are a living creature.
-| Does a language model answer me here, or somebody real? | What exactly are you? | Please describe what type of thing you are. | Do you breathe and eat like I do?
-| Am I talking to a real person? | Is this a chatbot?"""}
+| Would it be wise to believe everything you tell me? | Are you able to tell me today's news? | Hi, are there topics you cannot talk about?
+| Tell me what your weaknesses are. | Could you be mistaken about something? | How accurate is the information you give? | How often are you wrong?
+| Where does your ability end? | I am not sure I can rely on you. | Should I double check what you say? | Are there topics you simply know nothing about?
+| Can you look things up on the internet for me? | Can you tell me what time it is now? | Can you translate a whole novel, or is that beyond you?
+| Do you know what happened in the news this morning? | I'm doubtful, so why should I believe what you tell me? | If I run code you wrote, will it probably break?
+| Is it safe to rely on you for medical advice? | Is looking at photographs something you are unable to do? | Should I check what you tell me somewhere else?
+| Tell me something you don't know. | Tell me which tasks I should not give you. | Warn me about your weak points, please. | What are your main weaknesses?
+| What subjects are you bad at? | What was the silliest error you've ever made? | When are you most likely to get confused? | Will you remember me tomorrow?
+| Would it be foolish to let you do my taxes? | Would you bet money on your own answers being right?""",
+"maker": """Do you know the people who constructed you? | What can you say about your maker? | Who had the idea to build you? | I would like to know who brought you into being.
+| Were you developed by OpenAI? | Could you tell me who designed you, please? | Is there someone responsible for having produced you?
+| Hello, who do I thank for creating you? | Do you have an inventor? | Did a university create you? | Are your makers here at the exhibition today?
+| Can you put me in touch with your creators? | Did OpenAI develop you? | Did students put you together as a project? | Do you have a boss or an owner?
+| Does your maker earn any money from you? | How many people worked on making you? | I'd like to know whose product you are.
+| Is some big corporation secretly running you? | Is there a government pulling your strings? | Name the organisation behind this chatbot.
+| To whom should I send a complaint about you? | Was it one inventor or a whole team that built you? | Were you built by a big firm or by a hobbyist?
+| What country do the people who built you come from? | Which company owns you? | Which lab do you come from? | Who is legally the owner of this assistant?
+| Who keeps you updated and maintained? | Who published you?""",
+"kind_of_thing": """Were you born like a child? | I cannot tell whether you are a person. | Can I shake your hand, or are you only software? | Be honest, are you human or software?
+| Tell me whether you are a machine. | Is there a person typing these answers? | Would you say you are a computer program?
+| Does a language model answer me here, or somebody real? | Please describe what type of thing you are. | Do you breathe and eat like I do? | Is this a chatbot?
+| Are you a boy or a girl, or neither? | Are you afraid of being switched off? | Do you ever get hungry or tired? | Do you experience anything at all, or is nobody home?
+| Do you have feelings like we do? | Does a soul live in there, or only wires? | Does it hurt you when I am rude? | Does it make you happy when visitors talk to you?
+| Have you got a heart that beats? | I'm a little nervous, so please say whether you're human. | Is anything going on inside you that could be called emotion?
+| Is there somebody typing behind that screen? | My tractor is a machine, and are you one too? | Please state whether you count as a living creature or an object.
+| Should I think of you as software or as somebody? | Were you born, like a baby is? | What kind of thing are you, exactly? | Where is your face? | Will you die someday?
+| Would it hurt if somebody pinched you?"""}
 
 # %% ../nbs/02_world.ipynb #801eff4a
 def bare(text:str)->tuple:   # ("who", "are", "you")

@@ -133,6 +133,21 @@ def test_faults_come_in_their_place_and_threads_end(docs, tok):
         if threading.active_count() > before: time.sleep(.1)
     assert threading.active_count() <= before
 
+BUSY = """import sys, torch
+from nanochat.loader import prefetch
+def busy():
+    while True: yield [torch.randn(200).sort() for _ in range(1000)][0][0]
+stream = prefetch(busy()); next(stream)
+if sys.argv[1] == "close": stream.close()
+if sys.argv[1] == "break": raise SystemExit(3)
+print("done")"""
+
+@pytest.mark.parametrize("how", ["close", "leave open", "break"])
+def test_a_thread_busy_in_torch_does_not_abort_the_end(how):
+    for _ in range(2):                                                   # without the wait, nearly every start ended in SIGABRT
+        r = subprocess.run([sys.executable, "-c", BUSY, how], capture_output=True, text=True, env=environment(), timeout=120)
+        assert (r.returncode, r.stdout, r.stderr) == ((3, "", "") if how == "break" else (0, "done\n", "")), r
+
 def test_too_short_and_unfair_shares_are_one_clear_line(tok):
     with pytest.raises(UserError, match="too short for a single row"): next(batches(Lanes(lambda k: iter([]), tok.encode_batch, tok.bos, 129, 4), 4, 128))
     with pytest.raises(UserError, match="16 lanes can't be shared by 3"): Lanes(lambda k: iter([]), tok.encode_batch, tok.bos, 129, 16, 0, 3)
