@@ -2,6 +2,7 @@
 import json, math, random, time
 import pytest
 from conftest import TRAIN, door, lines_of, run_module
+from nanochat.scaling import TIERS
 
 METRICS = {"core", "mc_easy", "mc_hard", "word_problems", "code", "spelling", "identity", "mean"}
 
@@ -82,7 +83,8 @@ def test_small_folder_is_read_four_times(base, tmp_path):
     said = run_module("pretrain", *options, base=base).stderr
     b = json.loads((base/"runs"/"small"/"settings.json").read_text())["base"]
     text = (folder/"a.txt").stat().st_size
-    assert b["planned_steps"] == 3200 and f"base: {b['steps']} steps, not 3200" in said
+    planned = TIERS["laptop"]["base"]["steps"]
+    assert b["planned_steps"] == planned and f"base: {b['steps']} steps, not {planned}" in said
     assert 4*.9*text/3 < b["steps"]*4*64 < 4*text                             # four times nine tenths of it, at 1 to 3 bytes a token
     assert "already there" in run_module("pretrain", *options, base=base).stderr
     assert json.loads((base/"runs"/"small"/"settings.json").read_text())["base"] == b
