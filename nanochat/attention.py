@@ -26,14 +26,14 @@ def rope_cache(
 
 # %% ../nbs/08_attention.ipynb #6a0b2cfc
 def apply_rope(
-    x_BTHD:Tensor,   # queries or keys
+    x_BTHD:Tensor,   # queries or keys, or both side by side as so many heads
     cos_TF:Tensor,   # of each position's angles; (B,T,F) where the rows stand at different positions
     sin_TF:Tensor,   # likewise
 )->Tensor:           # x_BTHD, each pair (d, d+F) turned by its position
     "Turn position into angle, so that q @ k depends only on distance"
-    a, b = x_BTHD.chunk(2, -1)
-    cos, sin = cos_TF[..., None, :], sin_TF[..., None, :]
-    return torch.cat((a*cos + b*sin, b*cos - a*sin), -1)   # NanoChat's direction, so that exported weights agree
+    cos_T1D = torch.cat((cos_TF, cos_TF), -1)[..., None, :]
+    sin_T1D = torch.cat((sin_TF, -sin_TF), -1)[..., None, :]                     # NanoChat's direction, so that exported weights agree
+    return torch.addcmul(x_BTHD*cos_T1D, x_BTHD.roll(x_BTHD.size(-1)//2, -1), sin_T1D)   # (a cos + b sin, b cos - a sin): three passes over memory
 
 # %% ../nbs/08_attention.ipynb #016cc890
 class _RMSNorm(torch.autograd.Function):
@@ -41,7 +41,8 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def scale(x):
         acc = torch.promote_types(x.dtype, torch.float32)            # bfloat16 sums in float32
-        return torch.rsqrt(x.square().mean(-1, keepdim=True, dtype=acc) + torch.finfo(acc).eps).to(x.dtype)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=acc)     # one pass, where square and mean take two
+        return torch.rsqrt(length.square()/x.size(-1) + torch.finfo(acc).eps).to(x.dtype)
     @staticmethod
     def forward(ctx, x):
         r = _RMSNorm.scale(x); y = x*r
@@ -50,7 +51,7 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g):
         y, r = ctx.saved_tensors
-        return torch.addcmul(g, y, (g*y).mean(-1, keepdim=True), value=-1).mul_(r)
+        return torch.addcmul(g, y, (g*y).sum(-1, keepdim=True), value=-1/y.size(-1)).mul_(r)
 
 # %% ../nbs/08_attention.ipynb #d6526d57
 def rms_norm(

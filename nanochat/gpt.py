@@ -87,10 +87,10 @@ class Attention(nn.Module):
         cache:KVCache|None=None,     # keys and values of earlier tokens; takes up the new ones
     )->Tensor:                       # (B,T,C), to be added to the stream
         B, T, C = x_BTC.shape
-        q = self.c_q(x_BTC).view(B, T, self.H, self.D)
-        k, v = (f(x_BTC).view(B, T, self.Hkv, self.D) for f in (self.c_k, self.c_v))
+        w_OC = torch.cat((self.c_q.weight, self.c_k.weight, self.c_v.weight)).to(x_BTC.dtype)           # three matrices, one product
+        qk, v = F.linear(x_BTC, w_OC).view(B, T, -1, self.D).split((self.H+self.Hkv, self.Hkv), 2)
         if ve_BTE is not None: v = v + 2*torch.sigmoid(self.ve_gate(x_BTC))[..., None]*ve_BTE.view(B, T, self.Hkv, self.D)
-        q, k = rms_norm(apply_rope(q, cos, sin)), rms_norm(apply_rope(k, cos, sin))
+        q, k = rms_norm(apply_rope(qk, cos, sin)).split((self.H, self.Hkv), 2)
         pos = None                                                     # None: all positions from 0, the fast way
         if cache is not None:
             if cache.max_len: pos = cache.positions(T)

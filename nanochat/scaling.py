@@ -11,7 +11,7 @@ import json, math, re
 from pathlib import Path
 from fastcore.script import call_parse
 from .corpus import HUB
-from .gpt import GPTConfig, MODERN
+from .gpt import GPTConfig, MODERN, has_ve
 from .runtime import UserError, atomic_write, friendly, read_settings, run_dir
 
 # %% ../nbs/13_scaling.ipynb #77c5718b
@@ -39,10 +39,10 @@ def matrix_params(c:GPTConfig)->int:
     return c.n_layer*(2*c.n_embd**2 + 2*c.n_embd*kv + 8*c.n_embd**2) + c.vocab_size*c.n_embd
 
 def all_params(c:GPTConfig)->int:
-    "Every parameter, embeddings and switches with it"
-    from nanochat.gpt import GPT, n_params
-    import torch
-    with torch.device("meta"): return n_params(GPT(c))[0]
+    "Every parameter, embeddings and switches with it, counted without building the model"
+    n = matrix_params(c) + c.vocab_size*c.n_embd
+    if c.value_embeds: n += sum(has_ve(i, c.n_layer) for i in range(c.n_layer))*c.n_kv_head*(c.vocab_size*(c.n_embd//c.n_head) + c.n_embd)   # tables and gates
+    return n + 2*c.n_layer*c.x0_residual + (c.n_embd+1)*c.smear + c.backout
 
 # %% ../nbs/13_scaling.ipynb #8a2e616d
 def scale_plan(
@@ -68,7 +68,7 @@ def scale_plan(
 
 # %% ../nbs/13_scaling.ipynb #37d5d1b8
 MID = dict(documents=15, dialogues=5, mc_easy=8, mc_hard=12, which_letter=10, word_problems=35, sums=4, spelling=8, code=3)
-SFT = dict(dialogues=10, mc_easy=10, mc_hard=14, which_letter=4, word_problems=10, sums=6, spelling=10, code=6, identity=130)
+SFT = dict(dialogues=10, mc_easy=10, mc_hard=14, which_letter=4, word_problems=10, sums=10, spelling=10, code=6, identity=170)
 # World's tiers: shapes and stage lengths in steps, found by trials on two cores (chapter 24 shows what they reach)
 TIERS = dict(
   smoke=dict(depth=2, n_embd=64, n_head=2, vocab_size=512, seq_len=128, tokenizer_bytes=300_000, lanes=8, eval_n=24, val_tokens=8192, switches=MODERN,
@@ -77,10 +77,10 @@ TIERS = dict(
     sft=dict(rows=8, device_rows=8, steps=40, save_every=20, lr_scale=0.5, warmdown=1.0, mix=SFT),
     rl=dict(steps=6, save_every=3, prompts=4, samples=4, max_tokens=48, lr_scale=0.1)),
   laptop=dict(depth=4, n_embd=128, n_head=2, vocab_size=1024, seq_len=256, tokenizer_bytes=4_000_000, lanes=4, eval_n=300, val_tokens=200_000, switches=MODERN,
-    base=dict(rows=4, device_rows=4, steps=2800, save_every=600, matrix_lr=0.01, embed_lr=0.1, head_lr=0.002, warmdown=0.4),
+    base=dict(rows=4, device_rows=4, steps=2600, save_every=600, matrix_lr=0.01, embed_lr=0.1, head_lr=0.002, warmdown=0.4),
     mid=dict(rows=4, device_rows=4, steps=1000, save_every=400, lr_scale=1.0, warmdown=0.4, mix=MID),
-    sft=dict(rows=4, device_rows=4, steps=1200, save_every=400, lr_scale=0.95, warmdown=1.0, mix=SFT),
-    rl=dict(steps=60, save_every=10, prompts=28, samples=8, max_tokens=96, lr_scale=0.55)),
+    sft=dict(rows=4, device_rows=4, steps=1200, save_every=400, lr_scale=1.0, warmdown=1.0, mix=SFT),
+    rl=dict(steps=48, save_every=10, prompts=28, samples=8, max_tokens=96, lr_scale=0.55)),
 )
 
 # %% ../nbs/13_scaling.ipynb #d40517ab

@@ -20,9 +20,9 @@ from .chat import ToolUse, parts_text, render_prompt, signed
 from .corpus import HUB, documents
 from .engine import Engine
 from .evaluate import load_stage, mean_interval, pick_choices, score
-from .gpt import GPT, n_params
+from .gpt import GPT
 from .runtime import UserError, friendly, newest_run, peak_rss_mb, pick_device, print0, read_result, run_dir, run_lock, save_result, update_summary
-from .scaling import config_for
+from .scaling import all_params, config_for
 from .tokenizer import Tokenizer
 from .tools import calculate, run_python
 from .world import RELATIONS, WITH_ASK, Fact, World, cap, choice_lines, who_are_you
@@ -187,8 +187,7 @@ def identity_facts(
     s:dict,       # a run's settings
 )->dict:          # name, size, layers, data
     "What a model of these settings may truly say about itself"
-    with torch.device("meta"):                        # shapes only: no memory, no time, whatever the size
-        n = n_params(GPT(config_for(s["depth"], s["vocab_size"], s["seq_len"], n_embd=s["n_embd"], n_head=s["n_head"], **s.get("switches", {}))))[0]
+    n = all_params(config_for(s["depth"], s["vocab_size"], s["seq_len"], n_embd=s["n_embd"], n_head=s["n_head"], **s.get("switches", {})))
     w = World(s["seed"])
     size = f"{n/1e6:.1f} million" if n < 1e9 else f"{n/1e9:.1f} billion"
     data = f"text about a small invented world of {len(w.people)} people and {len(w.places)} places" if s["corpus"] == "world" else f"{'text of the corpus '+s['corpus'] if s['corpus'] in HUB else 'a folder of text'} and tasks from a small invented world"
