@@ -68,7 +68,7 @@ def scale_plan(
 
 # %% ../nbs/13_scaling.ipynb #37d5d1b8
 MID = dict(documents=15, dialogues=5, mc_easy=8, mc_hard=12, which_letter=10, word_problems=35, sums=4, spelling=8, code=3)
-SFT = dict(dialogues=10, mc_easy=10, mc_hard=14, which_letter=4, word_problems=10, sums=10, spelling=10, code=6, identity=170)
+SFT = dict(dialogues=10, mc_easy=12, mc_hard=14, which_letter=4, word_problems=14, sums=10, spelling=10, code=6, identity=160)
 # World's tiers: shapes and stage lengths in steps, found by trials on two cores (chapter 24 shows what they reach)
 TIERS = dict(
   smoke=dict(depth=2, n_embd=64, n_head=2, vocab_size=512, seq_len=128, tokenizer_bytes=300_000, lanes=8, eval_n=24, val_tokens=8192, switches=MODERN,
@@ -79,8 +79,8 @@ TIERS = dict(
   laptop=dict(depth=4, n_embd=128, n_head=2, vocab_size=1024, seq_len=256, tokenizer_bytes=4_000_000, lanes=4, eval_n=300, val_tokens=200_000, switches=MODERN,
     base=dict(rows=4, device_rows=4, steps=2600, save_every=600, matrix_lr=0.01, embed_lr=0.1, head_lr=0.002, warmdown=0.4),
     mid=dict(rows=4, device_rows=4, steps=1000, save_every=400, lr_scale=1.0, warmdown=0.4, mix=MID),
-    sft=dict(rows=4, device_rows=4, steps=1200, save_every=400, lr_scale=1.0, warmdown=1.0, mix=SFT),
-    rl=dict(steps=48, save_every=10, prompts=28, samples=8, max_tokens=96, lr_scale=0.55)),
+    sft=dict(rows=4, device_rows=4, steps=1350, save_every=400, lr_scale=1.0, warmdown=1.0, mix=SFT),
+    rl=dict(steps=60, save_every=10, prompts=28, samples=8, max_tokens=96, lr_scale=0.6)),
 )
 
 # %% ../nbs/13_scaling.ipynb #d40517ab
