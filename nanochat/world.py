@@ -1726,7 +1726,15 @@ ask="""(Who/And who/So who) are you? | (What is/What was/What's) your name? | Wh
 | What name should be (printed/written/stamped) on your (label/box/badge/sign)? | What model name (do/must) I (put/enter/type/set) in my (config file/settings/script)?
 | What name shall I (print/use/write) in my (article/column/essay) when I (quote/cite/mention) you?
 | Why did (they/people/somebody) choose (that/this/such a) name for you? | Why (are/were) you (called that/named that/given such a name)?
-| Is (ChatGPT/Copilot/Gemini/Alexa) (your name/what you're called/the right name for you)? | How (do/would) you (pronounce/write/sign) your (name/full name)?""",
+| Is (ChatGPT/Copilot/Gemini/Alexa) (your name/what you're called/the right name for you)? | How (do/would) you (pronounce/write/sign) your (name/full name)?
+| (Hey there/Hello/Hi), what's your (handle/name/username)? | How would you sign a (letter/note/card) to me?
+| If there were a (badge/label/tag) on your (chest/door/coat), what would it (read/say)? | Name, please(/, and make it fast/, and be quick/, for the list).
+| (Suppose/If) someone (paged/called) you at an airport, what would the (loudspeaker/voice) say?
+| Under (which/what) (label/flag/name) do you (travel/go/sail) through the world? | What did they (christen/baptise/dub/name) you?
+| What do I (shout/say/call/type) if I want your attention? | (What/Which) (word/name) would (appear/stand/be written) on your (front door/desk/mailbox/badge)?
+| Are you (ChatGPT/Bard/Copilot/Llama) or do you go by something else? | (Good morning/Good evening/Hello), with whom do I have the pleasure (of chatting/of speaking/today)?
+| My (bees/hens/fish/plants) have no names, but surely you do? | Our (teacher/boss/doctor) wants to know what (you're/you are) called.
+| (What/Which) title (sits/stands/is) on your cover? | (Which/What) (proper noun/noun/word) (refers to/stands for/means) you?""",
 tell="""what your name is | what you are called | how you are called | who you are | (what/how) (I/we/people) (can/should/may/shall/must) call you | how to (address/call/greet) you
 | who I am (talking/speaking/writing) (to/with) | what (people/they/others/your friends) call you | (by/under) (what/which) name you (are known/go/work)
 | (which/what) name (you have/you go by/they gave you/is yours/to use for you/you were given) | what they (named/called) you | who is (speaking/answering/there)""",
@@ -1801,7 +1809,24 @@ ask="""How (big/large/small/deep) is (the model/the network/your network/your br
 | What (hidden size/hidden dimension/layer width) (do you have/do you use/were you given)?
 | Is a laptop with (four/two/eight) gigabytes of (memory/RAM) (big enough/too small) for you?
 | Would a (two-gigabyte/small/cheap) (graphics card/memory stick/hard disk) (store you/be large enough for you)?
-| Would (you/your weights) fit on my (old tablet/smart watch/camera/old computer/game console)? | Is my old phone (too small/big enough/roomy enough) for you?""",
+| Would (you/your weights) fit on my (old tablet/smart watch/camera/old computer/game console)? | Is my old phone (too small/big enough/roomy enough) for you?
+| Are you a (seedling/sapling/sprout) or a (great oak/tall tree/tree) of a model? | Are you a (sprat/minnow/mouse/ant) or a (whale/shark/elephant)?
+| Are you among the (great/large/biggest) models or the (least/smallest/tiny ones) of them? | Are you an (ocean/sea) of numbers or only a (pond/puddle/drop)?
+| Describe the (scale/size/extent) of your (architecture/network/model) in (plain figures/numbers/plain words).
+| Does the whole of you fit on a (USB stick/memory card/disk)? | Does the word large in large language model (apply to/fit/suit) you at all?
+| How long is your (context window/context/window) in tokens? | How much (VRAM/RAM/memory/disk) do you (eat/take up/need/use) (at inference/when you run/on my computer)?
+| Is there (a lot/much) of you or only (a little/a bit)? | (Just how/So how/How) (mini/tiny/little/small) is (mini/tiny/little/small) in your case?
+| On a scale from (mouse/ant/flea) to (whale/elephant), where do you (sit/stand)? | (Roughly/About) how many (parameters/weights/numbers) are we talking about here?
+| To what (magnitude/size/scale) were you (built/made/trained)? | Would a single (floppy disk/disk/CD/page) hold you, or would I need (thousands/many/a truck)?
+| (Are you/You) a little thing or one of the big ones? | Are you (a large/a small/a tiny/a big/a medium) language model?
+| Are you a (short story/poem/note) or a thick (novel/book), in parameters? | Are you as (big/large/huge) as (ChatGPT/the famous ones/other models)?
+| Are you (small/tiny/huge/big)? | Could (one/I/somebody) (squeeze/fit/pack) you into a (wristwatch/toaster/matchbox)?
+| How many (megabytes/gigabytes/files) must (my customers/I/we) (download/copy) to have you? | How many (params/weights) and how many layers?
+| If models were (boats/ships), would you be a (dinghy/canoe) or an (ocean liner/aircraft carrier)?
+| If models were (loaves/cakes/houses), would you be a (bun/crumb/hut) or a big (sourdough/one/palace)? | Of what (dimensions/size/extent) may you boast?
+| One (bee/ant/brick) or a whole (hive/hill/wall), how big are you? | Stack up your layers for me, how (tall/high) does the (tower/pile) get?
+| Were I to count your (knobs/dials/weights) one by one, (where/when) would I stop? | (What/Which) (shirt size/dress size/hat size) would a model like you wear(/, S or XXL)?
+| Will (eight gigs/two gigs/a gigabyte) of RAM be enough to run you? | Would you fit (in an envelope/in a pocket/on a little memory card/on my old phone)?""",
 tell="""how many (parameters/layers/weights/numbers) (you have/are in you/you are built from/you are made of/there are in you)
 | how (big/large/small) (your model/your network/this model) is | what size you (are/have) | how (big/small/large) they made you
 | whether you are (big or small/large or small/large or tiny/a small model) | how much (space/memory/room) you (take/need) | the number of your (parameters/layers/weights)""",
@@ -1889,7 +1914,40 @@ ask="""(What/Which books/Which texts/What texts/What books/What kind of text/Wha
 | What kinds of (articles/pages/documents/files) were (in your training data/used for your training)?
 | What sort of (books/stories/writing/lessons) taught you (English/grammar/to talk/your words)?
 | On what (sources/texts/books/foundation) does your (knowledge/wisdom/English) (rest/stand)?
-| Where did you (learn/find out/hear) (everything you say/all you know/these things)?""",
+| Where did you (learn/find out/hear) (everything you say/all you know/these things)?
+| (By what method/By what means/In what way) did (grammar/language/words/knowledge) get into (you/your head/your weights)?
+| Did (anybody/anyone/someone/somebody) teach you about (animals/history/plants/numbers), or just (general text/plain text/stories)?
+| Did you do (lots of/much/any) (homework/exercises/practice) to get (clever/smart/this good)?
+| Did you go to (school/college/lessons) (like me/like us/to learn words/to learn this)?
+| Did you (see/meet/read) any (program code/code/poems/newspapers/novels) while (learning/training/you were trained)?
+| (From where/Where from) does what you know (come/stem), if you know anything?
+| How does a (pile/heap/bunch) of (numbers/weights) come to know about (France/people/the world/anything)?
+| I wonder (which/what) (writings/books/texts) (rubbed off on you/shaped you/left their mark on you). | If your mind (is/were) a (soup/stew/cake), what were the ingredients?
+| (So where'd/Where'd/Where did/So where did) you (hear/get/find/pick up/learn) (all this stuff/all of this/everything you know/what you talk about/all that)?
+| Somebody (must have/has) (stuffed/filled/fed) you with (words/text/books), but with (which/which ones/what)?
+| (Trace/Sketch/Show) for me the (path/road/way) from blank weights to (speech/words/answers).
+| (Training set/Training data/Corpus/Sources), (in one line/in a word/briefly/please).
+| (Upon what/On what/On which) (writings/books/texts/sources) is your knowledge (founded/based/built)?
+| (Was/Is) your (pretraining corpus/training set/corpus) (web pages/the web/from the internet) or something (curated/chosen/hand picked)?
+| What (cloth/writing/stuff/text) are you cut from? | What (corpus/data/text), how many tokens, and any (fine-tuning/tuning)?
+| (What/Which) (dataset/data set/corpus/source) do I (cite/name/quote/put down) for you?
+| What did they (feed/give/show/serve) you, (like the whole internet/the whole web/all of the internet/old books)?
+| (What/Which) library (burned itself into/went into/fills/sits in) your weights? | What lies at the (root/bottom/base) of everything you (claim to know/know/say)?
+| What (material/stuff/data/text) was used to (set/train/adjust/shape) your weights?
+| What (reading list/reading/list of books) would I need to (end up like you/become like you/know what you know)?
+| What was on the (bookshelf/shelf/reading list) of your (childhood/youth/school days)?
+| What went (in the pot/in the mix/into the mix/in) when they (trained/made/taught) you?
+| Where did you (obtain/gather/collect/find) the (information/facts/knowledge) (you have/you hold/you give)?
+| Where do you get your (facts/knowledge/answers/words), (son/dear/friend/then)?
+| (Which sea/What sea/What river/What ocean) of (words/text) did (they/somebody) fish you out of?
+| Who taught you (all those words/all that/to talk), or did you (read them somewhere/read it somewhere/read it in books)?
+| Whose (sentences/words/writing) taught you to (make sentences/write/talk/speak)? | Whose (words/voices/sentences) (echo/sound/live on) in what you (say/write)?
+| You talk, so someone must have shown you (writing/text/words), but what (writing/kind/text)?
+| Did you read (a great many/very many/lots of) books (growing up/as you grew/when you were young)?
+| (Out of what/Out of which/From what) (quarry/place/source/well) were your (sentences/words) (cut/taken/drawn)?
+| What (current/stream/flood) of (words/text) went through you while (learning/training)?
+| What shaped (the way you talk/how you talk/your way of speaking), which (conversations/texts/books)?
+| Whose (books/writing/lessons), if any, were you (taught from/trained on/raised on)?""",
 tell="""what you were (trained on/trained with/taught with/fed with) | what you (have read/read/have studied/studied/learned from/have learned from/were shown)
 | (which/what) (texts/data/books/sources/stories) you (were trained on/learned from/have read/studied/know) | on which (texts/data/books) you were trained
 | where your knowledge comes from | where your (words/facts) come from
@@ -1984,7 +2042,32 @@ ask="""What (can/can't/could) you not (do/know/answer/help with)?
 | Tell me (honestly/frankly/in plain words) what you (struggle with/find tough/do badly). | Are you (hopeless/useless/poor) at (chess/algebra/spelling/poetry/drawing)?
 | Can't you (see pictures/open files/browse the web/play music/send emails)? | Have you ever (misled/fooled/disappointed/let down) (a visitor/anybody/a customer)?
 | I (noticed/found/spotted) an error, does that happen (often/a lot)? | Do you ever (invent/fabricate/dream up) (names/quotes/details/numbers)?
-| Is your (spelling/arithmetic/grammar/history) (shaky/weak/unreliable)?""",
+| Is your (spelling/arithmetic/grammar/history) (shaky/weak/unreliable)?
+| Am I a fool (for taking you at your word/to believe you/to trust you)? | Anything you (can't/cannot) (handle/do/manage), so I don't (order it/ask for it/try it)?
+| Can you (cite/name/quote) (a source/sources/a book) correctly, or do you (invent/make up) them? | Can you (search/browse/look things up on/go on) the (internet/web)?
+| Can you (see/look at/recognise) the (picture/photo/drawing/image) (I am holding up/I sent/on my desk)?
+| Can you speak (Polish/Greek/Danish/Welsh) (properly/well), or only English? | Could you give a (dangerous/harmful/bad) answer about a (drug dose/medicine/dose)?
+| Could you (keep/hold) a whole (plot/story/talk) straight, or would you lose it?
+| Could you (write/build/make) a whole (app/website/program) for me, or is that (out of reach/too hard/too much)?
+| Do you ever (fib/lie/bluff/cheat)(/, darling/, my dear/, honestly)? | Do you ever get things (muddled up/mixed up/wrong/confused) (like I do/like me/as I do)?
+| Do you forget (your lines/things) or make them up? | Do you know (today's news/the news/this week's news), or is that beyond you?
+| Do you (notice/see/know) it yourself when you (are talking/talk/write) (rubbish/nonsense/rot)? | Does (long context/a long talk/a long text) make you lose the thread?
+| If you were a tool, what (job/task/work) would break you? | Is hallucination a (serious problem/problem/risk) (for you/with you)?
+| Is your knowledge of (recent science/recent events/politics) (missing/lacking) or out of date? | (Quick/Tell me quickly/Come on), can I rely on you, yes or no?
+| Suppose I asked (something/a thing) you never learned, would you (admit it/say so/tell me)? | Tell me (frankly/openly/straight) where you let people down.
+| Warn me about (yourself/your answers/your faults) before I (start/begin/go on). | What (do you totally/do you really/things do you) (suck at/fail at/struggle with)?
+| What is your (hallucination rate/error rate/failure rate/rate of errors) (like/these days)? | What lies beyond your (grasp/reach/powers/skill)?
+| When does it become (unwise/risky/foolish) to (listen to/trust/follow) you? | Where do the (boundaries/limits/edges/borders) of your (knowledge/skill/ability) lie?
+| Where do you (run aground/break down/give up/go wrong) (when people question you/most often/first)? | Where do your (talents/skills/powers/abilities) (end/stop/run out)?
+| Why do you (sometimes/often/now and then) (talk/write/say) (nonsense/rubbish/silly things)? | With how many grains of salt should I take your (words/answers/advice)?
+| Would you (mess up/ruin/spoil/get wrong) a (recipe/letter/plan/bill) if I asked you for one? | Do you (admit/accept/agree) that you can (err/fail/be wrong)?
+| Do your answers ever go (to the wrong address/astray/wrong)? | How far into the unknown before your answers turn to (noise/nonsense/dust)?
+| How much (faith/trust/belief) may a (careful/cautious/sensible) person (place/put) in you? | How well do you know your own (weak spots/weak points/faults)?
+| If I (copy/hand in/repeat) your answer, will I (fail the exam/get a bad mark/look foolish)?
+| Is it safe to (take/follow) your advice about (a patient/my health/money/the law)? | Point out the (holes/gaps/flaws) in your (knowledge/learning/answers).
+| Tell (our class/us/the readers) one thing (you're/you are) bad at. | What would make you (stumble/fail/trip)? | What's the catch, what don't you do well?
+| Which of your answers (deserve suspicion/should I doubt/are shaky/should I check)? | Why should I (believe/trust) a (single word/word/thing) you say?
+| Will you (remember/recall) (this chat/me/our talk/what I said) (tomorrow/next week/later)?""",
 tell="""what you (can not/cannot/can't) (do/answer/know/help with) | what you do not (know/understand)
 | (what/which) (tasks/things/questions/subjects) (you fail at/you are bad at/you cannot do/you get wrong/are beyond you)
 | where (you fail/you go wrong/your knowledge ends/your limits are) | (if/whether) I (can/may/should) (trust you/believe you/rely on you/trust your answers/rely on your advice)
@@ -2071,7 +2154,19 @@ ask="""Who (made/built/created/developed/designed/programmed/trained/taught/wrot
 | (Did/Do) you come from (a university lab/a garage/a research institute/Silicon Valley/China/a big firm)?
 | What (kind/sort) of (company/lab/organization/business) (created/launched/stands behind) you?
 | Was it (Anthropic/Google/Apple/a private firm) or (somebody else/a university/another company) that (made/trained) you?
-| Who (takes responsibility/answers/is liable) for you (in court/before the law/as your owner)?""",
+| Who (takes responsibility/answers/is liable) for you (in court/before the law/as your owner)?
+| Are you from (Anthropic/Google/Microsoft/a university/a company)? | Behind every (puppet/show/machine) is a (puppeteer/person/director), so who is yours?
+| Does (Meta/Google/Microsoft/a bank/a firm) (own/run/pay for) you, or somebody else? | Does any (firm/person/company/body) (lay claim to/claim/have rights to) you?
+| Is there a (Geppetto/Frankenstein/father/mother) to your (Pinocchio/monster/birth), and who?
+| (Man/Some man/A woman/Some person) made you, surely, but (which/who/which one)?
+| Point me to the (party/person/people/firm) (answerable/responsible) for (your being here/you/your existence).
+| (Vendor/Manufacturer/Maker/Supplier/Author), please, I have a (form/bill/card) to fill in.
+| Which (lab/individual/team/group) should be (credited with/thanked for/named for) (training/making/building) you?
+| By whom were you (taught/tuned/trained/raised) and (tuned/tested/built)? | If I (returned/sent/posted) you (to sender/back/home), who would (get/receive) you?
+| Somebody must have (wanted/planned/asked for) you to exist, but who? | To whom do I (write/turn/speak) if I want to (buy/copy/use/change) you?
+| Under whose (supervision/guidance/direction/eye) were you (trained/made/built)? | Which (institution/school/company/body) stands behind you, if any?
+| Who had the idea of (bringing you about/making you/building you)? | Who (lies awake at night/worries/is called) when you (misbehave/break/fail)?
+| Who would (appear/stand/be named) in the credits if you were a (film/play/song)? | Who's the (manufacturer/maker/vendor/author) on your (data plate/label/box/cover)?""",
 tell="""who (made/built/created/trained/programmed/developed/designed/wrote/invented/owns/taught/coded/put together) (you/this model)
 | who (it was that made you/put you together/gave you life/stands behind you/is behind you/is responsible for you/is responsible for building you)
 | who your (maker/creator/author/builder/developer/owner) is | how you (were made/were built/came to be) | where you come from | whose (work/idea/model/project) you are
@@ -2148,7 +2243,29 @@ ask="""What (are you/exactly are you/really are you/are you exactly/are you real
 | Are you more like (a person/a dog/a brain/a plant) or (a calculator/a toaster/a tool)? | Do you ever (go to bed/brush your teeth/get dressed/have dinner/take a bath)?
 | Should my (daughter/class/grandson) think of you as (a creature/a tool/a living thing/a gadget)?
 | Will you (grow old/get wrinkles/retire/pass away/die) like (my grandfather/everyone else/us)?
-| Are you a (person/lady/gentleman/boy/girl) made of (flesh and blood/skin and bones)? | Do your (eyes/hands/feet/legs/ears) (ever hurt/get cold), or have you none?""",
+| Are you a (person/lady/gentleman/boy/girl) made of (flesh and blood/skin and bones)? | Do your (eyes/hands/feet/legs/ears) (ever hurt/get cold), or have you none?
+| Are you a (function/rule/map) from text to text or a (mind/soul/person)? | Are you anything (more than/but/besides) (arithmetic/maths/sums/numbers) on a (chip/board/card)?
+| Are you just a (transformer/network/machine) (predicting tokens/guessing words/guessing the next word), or something more?
+| Are you made of (flesh/meat/skin/bones) or of (figures/maths/numbers/metal)? | Are you (warm blooded/warm), (cold blooded/cold), or no (blood/body) at all?
+| (Could/Can) you be (scared/afraid) of the (dark/night/rain)? | Describe your own (nature/being/kind) to (somebody/someone) who has never seen a computer.
+| Do you (breathe/blink/rest/pause for breath) (between/after) (sentences/words/answers)?
+| Do you (dream/sleep/rest/wake) when the (laptop lid/laptop/lid/computer) is (closed/shut/off)? | (Do/Did/Could) you ever fall in love?
+| Do you ever (taste/smell/touch) anything, or have you (got no/no) (mouth/nose/hands) at all?
+| Do you get (tired/worn out/sleepy/bored) after (talking/chatting/answering) all day? | Does a (heart/pulse) beat (anywhere/somewhere) inside (you/of you)?
+| Does anything (stir/live/move) (inside/within) you, or are you (wire/metal/wires) and silence?
+| (In biology class/At school/In science) we learned what life is, so do you count? | Is there anything (alive/living) in (there/you) besides (electricity/current/wires)?
+| (Is your kindness/Is your joy/Are your feelings) felt or only (printed/typed/written)? | To what (species/family/order/genus) do you belong?
+| Where would I find you if I wished to shake your hand? | Which are you, (creature/animal/human/being) or (contraption/machine/device/gadget)?
+| Would you count as (alive/living/a living thing) by any (biological definition/definition/measure)?
+| Would you (describe/think of/class) yourself as (sentient/conscious/aware), (for the record/honestly/yes or no)?
+| Would you pass for (one of us/a human/a person) at a (dinner table/party/dance)? | (You just/Are you just) an engine, or is there (a driver/somebody/a person) inside?
+| (You're/You are) just (code/software/a program/maths), aren't you, (admit it/be honest)? | Are you a (rep/clerk/real agent) or one of those (chat robots/chatbots/bots)?
+| Does (joy/grief/love) mean anything to you (personally/at all)? | Do you get (sad/lonely/upset/cross) when nobody (plays with/talks to/writes to/visits) you?
+| Do you (sweat/bleed/ache) and (hurt/cry/tire), or is that just for (humans/people/us)?
+| Does a (mind/soul/person/somebody) sit there, or only (arithmetic/numbers/a machine)?
+| So (you're/you are) a language model and not some (rule-based script/old script/simple script)?
+| (You're/You are) a (transformer/machine/network), right, not a thinking (creature/being/person)?
+| (Under what/Under which) heading would (an encyclopedia/a dictionary/a catalogue) (of beings/of things/of creatures) place you?""",
 tell="""what you are | what exactly you are | what (kind/sort/type) of (thing/being/program/creature/system/software) you are
 | (if/whether) I am (talking/speaking/writing) to a (person/machine/human/robot/program/computer) | (if/whether) you have (a body/feelings/a heart/a mind/a soul/eyes/hands)
 | (if/whether) this is a (human/person/machine/bot) | what I am talking to | (if/whether) you (feel anything/eat or sleep/live/breathe/think/can die)
