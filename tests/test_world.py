@@ -73,8 +73,8 @@ print(json.dumps(out))
 """
 
 RECORD = {      # made by the loop above, of seeds 0 and 1
-    "0": {"facts": "463a39f359d4e82c", "held": "a8f9bd5a64a29104", "train": "d5d8ff813f856177", "val": "d5f2b1feb2d90ece", "core": "62a2d167a1273134", "questions": "914a442308ac88ba", "sums": "bbc4031456ef8688", "problems": "cfc791fd5d28d81d", "programs": "73cdff7cdfd23c57", "spelling": "8b48a73e97442942", "letters": "2e1d014bccfdcdd5", "dialogues": "f60b7665814cd2d7", "identity": "c3db29b9899e28a4"},
-    "1": {"facts": "9d9d493ec81a389e", "held": "236ccaf5ec5a38b9", "train": "f46fbc3f482fd89a", "val": "dd231f3898e295fa", "core": "b97c9c76dd13191b", "questions": "84850e4af3b10afd", "sums": "892b7b87b9d25d76", "problems": "f149721e1b1743bc", "programs": "73cdff7cdfd23c57", "spelling": "fe34fe9612b3484b", "letters": "e203328f5b43994f", "dialogues": "cf7d5f397716163e", "identity": "815f829e3f4b327c"}}
+    "0": {"facts": "463a39f359d4e82c", "held": "a8f9bd5a64a29104", "train": "d5d8ff813f856177", "val": "d5f2b1feb2d90ece", "core": "62a2d167a1273134", "questions": "914a442308ac88ba", "sums": "bbc4031456ef8688", "problems": "cfc791fd5d28d81d", "programs": "73cdff7cdfd23c57", "spelling": "8b48a73e97442942", "letters": "2e1d014bccfdcdd5", "dialogues": "f60b7665814cd2d7", "identity": "3756a3d77867cdbc"},
+    "1": {"facts": "9d9d493ec81a389e", "held": "236ccaf5ec5a38b9", "train": "f46fbc3f482fd89a", "val": "dd231f3898e295fa", "core": "b97c9c76dd13191b", "questions": "84850e4af3b10afd", "sums": "892b7b87b9d25d76", "problems": "f149721e1b1743bc", "programs": "73cdff7cdfd23c57", "spelling": "fe34fe9612b3484b", "letters": "e203328f5b43994f", "dialogues": "cf7d5f397716163e", "identity": "39f640168cb80845"}}
 
 def probe(hash_seed):
     done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, cwd=ROOT, env=environment(PYTHONHASHSEED=hash_seed), timeout=120)
