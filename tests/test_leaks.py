@@ -36,7 +36,7 @@ def take(stream, n_bytes):
 @pytest.fixture(scope="module", params=SEEDS, ids="world {}".format)
 def read(request):
     s = plan("laptop", seed=request.param); tasks = world_tasks(s); w = tasks["mc_easy"].world
-    talks = [t for stage in ("mid", "sft") for t in itertools.islice(mixture(None, s, stage)(), 5000)]
+    talks = [t for stage in ("mid", "sft") for t in itertools.islice(mixture(None, s, stage)(), 7000)]
     practice = [tasks["word_problems"].train_item(random.Random(i)) for i in range(800)]
     return Reading(w, tasks, take(w.documents(), 3_000_000) + take(documents("world", "train", s["seed"]), 1_000_000), talks, practice)
 
