@@ -25,7 +25,7 @@ def goals(s):
             ("mc_easy after sft", sc("sft", "mc_easy")["score"], "0.70", sc("sft", "mc_easy")["score"] >= 0.7),
             ("mc_hard after sft", sc("sft", "mc_hard")["score"], "0.45, and above 0.25 by its interval", sc("sft", "mc_hard")["lo"] > 0.25 and sc("sft", "mc_hard")["score"] >= 0.45),
             ("word_problems after sft", wp, "0.40 to 0.80", 0.4 <= wp <= 0.8), ("word_problems after rl", sc("rl", "word_problems")["score"], "10 points more", sc("rl", "word_problems")["score"] >= wp+0.1),
-            ("identity after sft", sc("sft", "identity")["score"], "0.90", sc("sft", "identity")["score"] >= 0.9),
+            ("identity after sft", sc("sft", "identity")["score"], "0.70", sc("sft", "identity")["score"] >= 0.7),
             ("products called and right", s["products"]["right"]/s["products"]["n"], "0.90", s["products"]["right"] >= 0.9*s["products"]["n"])]
     for what, a, b, k in (("mid moves mc_easy by", "base", "mid", "mc_easy"), ("sft moves identity by", "mid", "sft", "identity"), ("rl moves word_problems by", "sft", "rl", "word_problems")):
         rows.append((what, *moved(a, b, k)))
