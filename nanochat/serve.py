@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NOT_BUILT', 'LOCAL', 'BURST', 'Job', 'Worker', 'Parts', 'joined', 'content_of', 'Reply', 'event', 'ApiError',
-           'Limits', 'number', 'count', 'check_content', 'check_messages', 'with_system', 'Ask', 'flag', 'check_prompt',
-           'read_ask', 'read_body', 'host_name', 'is_address', 'Hosts', 'Answer', 'Service', 'page', 'make_app',
-           'guarded', 'descriptors', 'listen', 'LogLimit', 'web_server', 'serving', 'main']
+           'closing', 'Limits', 'number', 'count', 'check_content', 'check_messages', 'with_system', 'Ask', 'flag',
+           'check_prompt', 'read_ask', 'read_body', 'host_name', 'is_address', 'Hosts', 'Answer', 'Service', 'page',
+           'make_app', 'guarded', 'descriptors', 'listen', 'LogLimit', 'web_server', 'serving', 'main']
 
 # %% ../nbs/22_serve.ipynb #a7830420
 import asyncio, base64, hashlib, ipaddress, json, logging, queue, random, re, socket, threading, time, uuid
@@ -180,6 +180,10 @@ class ApiError(Exception):
     def body(self):
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         return dict(error=dict(message=str(self), type=kind, param=self.param, code=self.code))
+
+def closing():
+    "The error of those whom the end of the server meets"
+    return ApiError("the server is closing: try again later", 503, code="closing")
 
 @dataclass
 class Limits:
@@ -428,7 +432,7 @@ class Service:
     def close(self):
         "Tell every open answer that this is the end; called in the event loop, it waits for nobody"
         self.closing = True
-        for answer in list(self.open): self.hear(answer, ([], "", ApiError("the server is closing: try again later", 503, code="closing")))
+        for answer in list(self.open): self.hear(answer, ([], "", closing()))
         self.worker.inbox.put(("stop", None))
     def stop(self): self.worker.stop(2.)
     def card(self):
@@ -438,7 +442,7 @@ class Service:
     def read(self, body): return read_ask(body, self.tok, self.name, self.worker.engine.max_len, self.limits)
     def take(self, ask):
         "A place for an answer, now or not at all: no `await` may come between the check and the taking"
-        if self.closing: raise ApiError("the server is closing: try again later", 503, code="closing")
+        if self.closing: raise closing()
         if len(self.open) >= self.limits.rows+self.limits.waiting:
             raise ApiError(f"{len(self.open)} answers are being written: try again in a moment", 503, code="overloaded")
         loop, answer = asyncio.get_running_loop(), Answer(ask, asyncio.Queue())
@@ -746,9 +750,11 @@ def web_server(
         async def shutdown(self, sockets=None):
             svc.close()
             for s in self.servers: s.close()
+            busy = lambda: [c for c in self.server_state.connections if c.cycle and not c.cycle.response_complete]
+            for c in busy():
+                if c.cycle.more_body: c.refuse(closing())         # still sending: told at once
             await self.settle(2.)
-            for connection in list(self.server_state.connections):
-                if connection.cycle and not connection.cycle.response_complete: connection.cut()
+            for c in busy(): c.cut()                              # told, but not reading
             await self.settle(.5)
             await super().shutdown(sockets)
         async def settle(self, seconds):
