@@ -352,3 +352,59 @@ def test_page_fits_a_phone(chromium, reciter, tok):
         box = t.locator("#go").bounding_box()
         assert box["x"]+box["width"] <= 340 and box["y"]+box["height"] <= 640      # the button is in sight
         t.close()
+
+def sse(*deltas, reason="stop"):
+    "A stream as the server sends it"
+    events = [dict(choices=[dict(index=0, delta=d, finish_reason=None)]) for d in deltas]+[dict(choices=[dict(index=0, delta={}, finish_reason=reason)]), dict(choices=[], usage=dict(completion_tokens=len(deltas), total_tokens=99))]
+    return "".join(f"data: {json.dumps(e)}\n\n" for e in events)+"data: [DONE]\n\n"
+
+def ask_page(tab, url, text="Hello there", **reply):
+    "Ask on the page, with the server's reply replaced"
+    tab.route("**/completions", lambda r: r.fulfill(**dict(dict(status=200, content_type="text/event-stream"), **reply)))
+    tab.goto(url); tab.evaluate(COUNT_LAYOUTS)
+    tab.fill("#field", text); tab.press("#field", "Enter")
+
+COUNT_LAYOUTS = """window.layouts = 0; for (const name of ['scrollHeight', 'clientHeight']) {
+  const d = Object.getOwnPropertyDescriptor(Element.prototype, name);
+  Object.defineProperty(Element.prototype, name, {get() { layouts++; return d.get.call(this); }}); }"""
+
+@pytest.mark.parametrize("calls", [300, 3000])
+def test_three_thousand_tool_calls_in_one_answer(tab, url, calls):
+    "The page lays out the answer a few times, not once for each part"
+    deltas = [dict(part=p) for k in range(calls) for p in (dict(type="python", text=f"{k}+1"), dict(type="output", text=str(k+1)), dict(type="text", text=f" and {k}"))]
+    ask_page(tab, url, body=sse(*deltas))
+    tab.wait_for_selector(".note", state="attached", timeout=30_000)
+    assert tab.locator(".chip").count() == calls
+    assert tab.evaluate("[...document.querySelectorAll('.chip')].every((c, k) => c.textContent === `${k}+1 = ${k+1}`)")
+    assert tab.evaluate("[...document.querySelectorAll('.assistant .text')].map(e => e.textContent).join('')") == "".join(f" and {k}" for k in range(calls))
+    assert tab.evaluate("layouts") < 200 and tab.locator(".cursor").count() == 1
+
+@pytest.mark.parametrize("status,text,words", [(500, "<html><h1>Internal Server Error</h1>", "500"), (502, "", "502"), (500, '{"detail": "x"}', "500"), (503, '{"error": null}', "503"), (500, '[]', "500"), (500, '{"error": {"message": "the engine failed"}}', "the engine failed")])
+def test_an_error_that_is_no_json_is_one_readable_line(tab, url, status, text, words):
+    ask_page(tab, url, status=status, body=text, content_type="text/html")
+    tab.wait_for_selector(".error")
+    line = tab.inner_text(".error")
+    assert words in line and "token" not in line and "JSON" not in line and "null" not in line and "<" not in line and "\n" not in line
+    assert tab.input_value("#field") == "Hello there"                  # nothing typed is lost
+
+def test_a_stream_that_breaks_off_is_said(tab, url):
+    ask_page(tab, url, body='data: {"choices": [{"delta": {"part": {"type": "text", "text": "Once"}}}]}\n\ndata: {"choi<html>\n\n')
+    tab.wait_for_selector(".error")
+    assert "broke off" in tab.inner_text(".error") and "Once" in tab.inner_text(".assistant")
+
+def test_an_answer_that_stops_at_once_is_said_and_remembered(tab, url):
+    ask_page(tab, url, body=sse())
+    tab.wait_for_selector(".note")
+    assert "said nothing" in tab.inner_text(".note")
+    with tab.expect_request("**/completions") as r: tab.fill("#field", "Again"); tab.press("#field", "Enter")
+    assert [m["role"] for m in r.value.post_data_json["messages"]] == ["user", "assistant", "user"]
+    assert post(url, r.value.post_data_json | dict(stream=False, max_tokens=2))[0] == 200      # and the server takes it so
+
+def test_enter_that_chooses_a_word_does_not_send(tab, url):
+    ask_page(tab, url, text="", body=sse(dict(part=dict(type="text", text="yes"))))
+    tab.fill("#field", "こんにちは")
+    for keys in (dict(keyCode=229), dict(isComposing=True, keyCode=13)):
+        tab.evaluate("k => document.getElementById('field').dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter', bubbles: true, cancelable: true, ...k}))", keys)
+        assert tab.locator(".user").count() == 0 and tab.input_value("#field") == "こんにちは"
+    tab.press("#field", "Enter"); tab.wait_for_selector(".note")
+    assert tab.locator(".user").count() == 1
