@@ -1,5 +1,5 @@
 "The web server: OpenAI's client gets the engine's answer, the page streams it, broken requests get a sentence"
-import http.client, importlib.util, json, signal, socket, subprocess, sys, threading, time, urllib.error, urllib.request
+import http.client, importlib.util, json, re, signal, socket, subprocess, sys, threading, time, urllib.error, urllib.request
 from dataclasses import asdict
 import pytest, torch
 from conftest import environment, missing, one_line
@@ -146,7 +146,7 @@ BAD = {
     "long prompt": (MESSAGES(dict(role="user", content="what is it "*300)), 400, "shorten it"), "longer": (MESSAGES(dict(role="user", content="x"*200_000)), 400, "shorten it"),
     "hot": (dict(MESSAGES(*HELLO), temperature=3), 400, "temperature"), "NaN": (b'{"messages":[{"role":"user","content":"x"}],"temperature":NaN}', 400, "temperature"),
     "no tokens": (dict(MESSAGES(*HELLO), max_tokens=0), 400, "max_tokens"), "true tokens": (dict(MESSAGES(*HELLO), max_tokens=True), 400, "max_tokens"),
-    "greedy": (dict(MESSAGES(*HELLO), max_completion_tokens=10**9), 400, "max_completion_tokens"), "seed": (dict(MESSAGES(*HELLO), seed="x"), 400, "seed"),
+    "less than none": (dict(MESSAGES(*HELLO), max_completion_tokens=-7), 400, "max_completion_tokens"), "seed": (dict(MESSAGES(*HELLO), seed="x"), 400, "seed"),
     "stream": (dict(MESSAGES(*HELLO), stream="yes"), 400, "stream"), "two answers": (dict(MESSAGES(*HELLO), n=2), 400, "n is not supported"),
     "stop": (dict(MESSAGES(*HELLO), stop=["x"]), 400, "stop is not supported"), "model": (dict(MESSAGES(*HELLO), model={"a": 1}), 404, "no model"),
 }
@@ -157,6 +157,40 @@ def test_bad_request_gets_one_sentence_in_openais_form(url, name):
     got, e = post(url, body)
     assert got == status and set(e) == {"error"} and {"message", "type", "param", "code"} <= set(e["error"])
     assert words in e["error"]["message"] and e["error"]["type"] == "invalid_request_error" and "\n" not in e["error"]["message"]
+
+GREETED = [dict(role="system", content="Be brief."), dict(role="assistant", content="What is it?"), *HELLO]
+FINE = {
+    "all that fits": dict(max_tokens=8192), "no bound": dict(max_tokens=-1), "null": dict(max_tokens=None, max_completion_tokens=None, temperature=None, top_p=None, top_k=None, seed=None, stream=None, n=None),
+    "a very large number": dict(max_completion_tokens=10**30), "top-k off": dict(top_k=-1), "top-k 0": dict(top_k=0), "top-k of more than there are": dict(top_k=1000),
+    "no stop string": dict(stop=""), "null stop": dict(stop=None), "empty stops": dict(stop=[]), "stops of nothing": dict(stop=[""]),
+    "a greeting": dict(messages=GREETED), "two system messages": dict(messages=[GREETED[0], dict(role="developer", content="Be kind."), *HELLO]),
+    "a greeting alone": dict(messages=GREETED[1:]), "nothing said": dict(messages=[*HELLO, dict(role="assistant", content=None), *HELLO]), "two users": dict(messages=HELLO*2),
+    "asks for nothing": dict(tools=[], tool_choice="none", logprobs=False, logit_bias={}, presence_penalty=0.0, frequency_penalty=0, min_p=0, repetition_penalty=1.0, response_format=dict(type="text"), user="me", metadata={}),
+}
+
+@pytest.mark.parametrize("name", FINE)
+def test_what_ordinary_clients_send_is_answered(url, model, tok, name):
+    status, a = post(url, dict(dict(messages=HELLO, temperature=0), **FINE[name]))
+    assert status == 200, a
+    messages = FINE[name].get("messages", HELLO)
+    if messages[0]["role"] == "system" and messages[1]["role"] == "assistant": messages = [messages[1], dict(role="user", content="Be brief.\n\nHello there")]
+    elif messages[0]["role"] == "system": messages = [dict(role="user", content="Be brief.\n\nBe kind.\n\nHello there")]
+    messages = [dict(m, content=m["content"] or "") for m in messages]
+    temperature, seed = (1, None) if name == "null" else (0, 0)
+    assert a["usage"]["prompt_tokens"] == len(render_prompt(tok, messages))
+    if temperature == 0: assert (a["choices"][0]["message"]["content"], a["usage"]["completion_tokens"]) == engine_says(model, tok, messages, 4096, 0, 0)
+
+def test_head_and_options_and_slashes(url):
+    def ask(method, path): c = http.client.HTTPConnection(url[7:], timeout=30); c.request(method, path); r = c.getresponse(); return r, r.read()
+    for path in ("/", "/health", "/v1/models", "/v1/models/", "/v1/models/tiny"):
+        (head, nothing), (whole, body) = ask("HEAD", path), ask("GET", path)
+        assert head.status == whole.status == 200 and nothing == b"" and body and head.headers["Content-Length"] == whole.headers["Content-Length"] == str(len(body))
+        for method in ("OPTIONS", "POST", "DELETE"):
+            r, body = ask(method, path)
+            assert r.status == 405 and {"GET", "HEAD"} <= set(re.split(", *", r.headers["Allow"])) and json.loads(body)["error"]["message"]
+    r, _ = ask("OPTIONS", "/v1/chat/completions"); assert r.status == 405 and r.headers["Allow"] == "POST"
+    assert json.loads(ask("GET", "/v1/models/")[1])["data"][0]["id"] == "tiny"
+    assert not any(k.lower().startswith("access-control") for r, _ in (ask("GET", "/v1/models"), ask("OPTIONS", "/v1/chat/completions")) for k in r.headers)
 
 def test_other_doors(url):
     assert post(url, b"{}", **{"Content-Type": "text/plain"})[0] == 415            # what a strange web page can send without asking
@@ -318,3 +352,59 @@ def test_page_fits_a_phone(chromium, reciter, tok):
         box = t.locator("#go").bounding_box()
         assert box["x"]+box["width"] <= 340 and box["y"]+box["height"] <= 640      # the button is in sight
         t.close()
+
+def sse(*deltas, reason="stop"):
+    "A stream as the server sends it"
+    events = [dict(choices=[dict(index=0, delta=d, finish_reason=None)]) for d in deltas]+[dict(choices=[dict(index=0, delta={}, finish_reason=reason)]), dict(choices=[], usage=dict(completion_tokens=len(deltas), total_tokens=99))]
+    return "".join(f"data: {json.dumps(e)}\n\n" for e in events)+"data: [DONE]\n\n"
+
+def ask_page(tab, url, text="Hello there", **reply):
+    "Ask on the page, with the server's reply replaced"
+    tab.route("**/completions", lambda r: r.fulfill(**dict(dict(status=200, content_type="text/event-stream"), **reply)))
+    tab.goto(url); tab.evaluate(COUNT_LAYOUTS)
+    tab.fill("#field", text); tab.press("#field", "Enter")
+
+COUNT_LAYOUTS = """window.layouts = 0; for (const name of ['scrollHeight', 'clientHeight']) {
+  const d = Object.getOwnPropertyDescriptor(Element.prototype, name);
+  Object.defineProperty(Element.prototype, name, {get() { layouts++; return d.get.call(this); }}); }"""
+
+@pytest.mark.parametrize("calls", [300, 3000])
+def test_three_thousand_tool_calls_in_one_answer(tab, url, calls):
+    "The page lays out the answer a few times, not once for each part"
+    deltas = [dict(part=p) for k in range(calls) for p in (dict(type="python", text=f"{k}+1"), dict(type="output", text=str(k+1)), dict(type="text", text=f" and {k}"))]
+    ask_page(tab, url, body=sse(*deltas))
+    tab.wait_for_selector(".note", state="attached", timeout=30_000)
+    assert tab.locator(".chip").count() == calls
+    assert tab.evaluate("[...document.querySelectorAll('.chip')].every((c, k) => c.textContent === `${k}+1 = ${k+1}`)")
+    assert tab.evaluate("[...document.querySelectorAll('.assistant .text')].map(e => e.textContent).join('')") == "".join(f" and {k}" for k in range(calls))
+    assert tab.evaluate("layouts") < 200 and tab.locator(".cursor").count() == 1
+
+@pytest.mark.parametrize("status,text,words", [(500, "<html><h1>Internal Server Error</h1>", "500"), (502, "", "502"), (500, '{"detail": "x"}', "500"), (503, '{"error": null}', "503"), (500, '[]', "500"), (500, '{"error": {"message": "the engine failed"}}', "the engine failed")])
+def test_an_error_that_is_no_json_is_one_readable_line(tab, url, status, text, words):
+    ask_page(tab, url, status=status, body=text, content_type="text/html")
+    tab.wait_for_selector(".error")
+    line = tab.inner_text(".error")
+    assert words in line and "token" not in line and "JSON" not in line and "null" not in line and "<" not in line and "\n" not in line
+    assert tab.input_value("#field") == "Hello there"                  # nothing typed is lost
+
+def test_a_stream_that_breaks_off_is_said(tab, url):
+    ask_page(tab, url, body='data: {"choices": [{"delta": {"part": {"type": "text", "text": "Once"}}}]}\n\ndata: {"choi<html>\n\n')
+    tab.wait_for_selector(".error")
+    assert "broke off" in tab.inner_text(".error") and "Once" in tab.inner_text(".assistant")
+
+def test_an_answer_that_stops_at_once_is_said_and_remembered(tab, url):
+    ask_page(tab, url, body=sse())
+    tab.wait_for_selector(".note")
+    assert "said nothing" in tab.inner_text(".note")
+    with tab.expect_request("**/completions") as r: tab.fill("#field", "Again"); tab.press("#field", "Enter")
+    assert [m["role"] for m in r.value.post_data_json["messages"]] == ["user", "assistant", "user"]
+    assert post(url, r.value.post_data_json | dict(stream=False, max_tokens=2))[0] == 200      # and the server takes it so
+
+def test_enter_that_chooses_a_word_does_not_send(tab, url):
+    ask_page(tab, url, text="", body=sse(dict(part=dict(type="text", text="yes"))))
+    tab.fill("#field", "こんにちは")
+    for keys in (dict(keyCode=229), dict(isComposing=True, keyCode=13)):
+        tab.evaluate("k => document.getElementById('field').dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter', bubbles: true, cancelable: true, ...k}))", keys)
+        assert tab.locator(".user").count() == 0 and tab.input_value("#field") == "こんにちは"
+    tab.press("#field", "Enter"); tab.wait_for_selector(".note")
+    assert tab.locator(".user").count() == 1
