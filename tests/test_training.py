@@ -1,7 +1,7 @@
 "Training: batches that are what the log says, numbers that are numbers, plans that can be kept"
 import json, socket, subprocess, sys
 import pytest, torch
-from conftest import ROOT, environment, leftovers, lines_of
+from conftest import ROOT, environment, leftovers, lines_of, one_line, run_module
 from nanochat.runtime import UserError
 from nanochat.scaling import micro_batches, plan
 
@@ -78,3 +78,147 @@ def test_processes_that_cannot_share_a_step_are_refused_before_anything_is_writt
         done = torchrun(processes, "-m", "nanochat.pretrain", *args, base=tmp_path)
         refused(done, *numbers)
         assert not list(tmp_path.rglob("settings.json")) and not leftovers(tmp_path)
+
+# --- nothing that is no number is published ---
+
+POISONED = """
+import sys, torch
+from nanochat import pretrain, sft, grpo
+from nanochat.distributed import MuonAdamW
+from nanochat.runtime import rank
+module, name, at, sick = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+step, zero_grad, done = MuonAdamW.step, MuonAdamW.zero_grad, []
+def overflowing(self):
+    if self.t+1 == at and rank() == sick: self.groups[0]["params"][0].grad[0, 0] = float("inf")
+    return step(self)
+def leaving_an_infinity(self):          # reinforcement may take no step at all, where all answers are equally good
+    done.append(1)
+    if len(done) == at: self.groups[0]["params"][0].data[0, 0] = float("inf")
+    return zero_grad(self)
+if module == "grpo": MuonAdamW.zero_grad = leaving_an_infinity
+else: MuonAdamW.step = overflowing
+options = ["--tier", "smoke", "--dtype", "float32", "--num_iterations", "6", "--save_every", "2"]
+args = dict(pretrain=options, mid=["--stage", "mid"], sft=["--stage", "sft"], grpo=[])[module]
+sys.argv = [module, "--run", name, *args]
+dict(pretrain=pretrain, mid=sft, sft=sft, grpo=grpo)[module].main()
+"""
+
+def poison(base, module, name, at, processes=1, sick=0):
+    "Train with one infinite gradient in step `at` of process `sick`, while the loss of that step is a number"
+    script = base/"poisoned.py"
+    script.parent.mkdir(parents=True, exist_ok=True)
+    script.write_text(POISONED)
+    args = (script, module, name, at, sick)
+    if processes > 1: return torchrun(processes, *args, base=base)
+    return subprocess.run([sys.executable, *map(str, args)], cwd=ROOT, env=environment(base), capture_output=True, text=True, timeout=240)
+
+def finite(folder):
+    from safetensors.torch import load_file
+    return all(t.isfinite().all() for f in folder.glob("*.safetensors") for t in load_file(f).values())
+
+@pytest.mark.slow
+def test_an_overflow_at_a_saving_step_costs_one_interval(tmp_path):
+    straight = subprocess.run([sys.executable, "-m", "nanochat.pretrain", "--run", "straight", "--tier", "smoke", "--dtype", "float32", "--num_iterations", "6",
+                               "--save_every", "2"], cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True)
+    assert straight.returncode == 0, straight.stderr
+    for processes, name in ((1, "one"), (2, "two")):
+        done = poison(tmp_path, "pretrain", name, 4, processes, sick=processes-1)      # its loss is finite: it was computed before
+        stage = tmp_path/"runs"/name/"base"
+        refused(done, "base: after step 4", "infinity or a NaN", "step_2")
+        assert [p.name for p in stage.iterdir()] == ["step_2"] and finite(stage/"step_2")
+    assert lines_of(tmp_path/"runs"/"one", "base")[-1]["step"] == 4
+    again = run_module("pretrain", "--run", "one", base=tmp_path)
+    weights = [(tmp_path/"runs"/name/"base"/"step_6"/"model.safetensors").read_bytes() for name in ("straight", "one")]
+    assert again.returncode == 0 and weights[0] == weights[1], "and ends as if nothing had been"
+
+def test_an_overflow_in_the_first_interval_leaves_no_checkpoint(tmp_path):
+    done = poison(tmp_path, "pretrain", "first", 2)
+    one_line(done, "base: after step 2", "from the beginning", status=1)
+    assert not list(tmp_path.rglob("step_*")) and not leftovers(tmp_path)
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage, module, at", [("mid", "mid", 20), ("sft", "sft", 40), ("rl", "grpo", 3)])
+def test_the_later_stages_publish_no_poison_either(smoke, tmp_path, stage, module, at):
+    run = smoke.before(stage, tmp_path)
+    done = poison(tmp_path, module, run.name, at)
+    one_line(done, f"{stage}: after step {at}", "infinity or a NaN", status=1)
+    found = list((run.dir/stage).glob("step_*"))
+    assert all(finite(p) for p in found) and not (run.dir/stage/f"step_{at}").exists()
+    assert not (run.dir/"results"/f"{stage}.json").exists()
+
+@pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan")])
+@pytest.mark.parametrize("where", ["a weight", "a running mean", "a row of Muon's"])
+def test_every_kind_of_no_number_is_seen(tmp_path, number, where):
+    from nanochat.distributed import MuonAdamW, param_groups
+    from nanochat.gpt import GPT, GPTConfig, MODERN, save_model
+    from nanochat.pretrain import save_checkpoint
+    model = GPT(GPTConfig(vocab_size=300, seq_len=16, n_layer=2, n_embd=32, **MODERN))
+    opt = MuonAdamW(param_groups(model))
+    save_checkpoint(tmp_path, "base", 1, model, opt, {})
+    if where == "a weight": model.backout_scale.data[0] = number
+    if where == "a running mean": opt.state["wte.weight"][1][7, 3] = number
+    if where == "a row of Muon's": opt.groups[0]["v"][-1, -1] = number
+    with pytest.raises(UserError, match="infinity or a NaN"): save_checkpoint(tmp_path, "base", 2, model, opt, {})
+    assert [p.name for p in (tmp_path/"base").iterdir()] == ["step_1"]
+    if where == "a weight":
+        with pytest.raises(UserError, match="backout_scale"): save_model(model, tmp_path/"sft"/"step_1")
+        assert not (tmp_path/"sft").exists()
+
+# --- the run's dtype is everybody's ---
+
+def matmul_dtypes(work):
+    "The dtypes of all matrix products that some work computes"
+    from torch.utils._python_dispatch import TorchDispatchMode
+    seen = set()
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if any(word in str(func) for word in ("mm", "matmul", "linear", "attention")):
+                seen.update(a.dtype for a in args if isinstance(a, torch.Tensor) and a.is_floating_point())
+            return func(*args, **(kwargs or {}))
+    with Watch(): work()
+    return seen
+
+def tiny(dtype=torch.float32, **over):
+    from nanochat.gpt import GPT, GPTConfig, MODERN
+    torch.manual_seed(0)
+    return GPT(GPTConfig(**{**dict(vocab_size=300, seq_len=32, n_layer=3, n_embd=32, **MODERN), **over}), dtype)
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_multiplies_in_the_dtype_of_its_run(dtype):
+    from nanochat.distributed import MuonAdamW, param_groups
+    from nanochat.pretrain import train_step
+    from nanochat.sft import stage_optimizer
+    model, x = tiny(dtype), torch.randint(300, (2, 33))
+    base = dict(base=dict(matrix_lr=.01, embed_lr=.1, head_lr=.001))
+    for opt in (MuonAdamW(param_groups(model)), stage_optimizer(model, base, dict(lr_scale=1.))):
+        assert matmul_dtypes(lambda: train_step(model, opt, [(x[:, :-1], x[:, 1:], None)])) == {dtype}
+
+@pytest.mark.parametrize("scale", ["resid_scale", "x0_scale", "smear_scale", "backout_scale"])
+def test_a_learned_scale_is_not_rounded_to_the_streams_dtype(scale):
+    "In bfloat16 1.003 is 1; as a scale it must differ from 1, and be as near to float32's answer as 1 is"
+    model, ids = tiny(torch.bfloat16), torch.randint(300, (4, 32), generator=torch.Generator().manual_seed(1))
+    for p in model.parameters(): p.data = torch.randn_like(p)*(.2 if p.ndim == 2 else .7)
+    out, error = {}, {}
+    with torch.no_grad():
+        for value in (1., 1.003):
+            getattr(model, scale).fill_(value)
+            model.dtype = torch.float32
+            exact = model.hidden(ids)
+            model.dtype = torch.bfloat16
+            out[value] = model.hidden(ids)
+            error[value] = (out[value].float()-exact).norm()/exact.norm()
+    assert (out[1.] != out[1.003]).any()
+    assert error[1.003] < 1.3*error[1.]
+
+def test_the_gradient_of_a_scale_is_float32s():
+    model, ids = tiny(torch.bfloat16), torch.randint(300, (4, 33), generator=torch.Generator().manual_seed(1))
+    for p in model.parameters(): p.data = torch.randn_like(p)*(.2 if p.ndim == 2 else .7)
+    grads = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        model.dtype = dtype
+        model(ids[:, :-1], ids[:, 1:]).backward()
+        grads[dtype] = torch.cat([getattr(model, s).grad for s in ("resid_scale", "x0_scale", "smear_scale", "backout_scale")])
+        model.zero_grad()
+    assert grads[torch.bfloat16].dtype == torch.float32
+    off = (grads[torch.bfloat16]-grads[torch.float32]).norm()/grads[torch.float32].norm()
+    assert off < .1, off
