@@ -222,3 +222,70 @@ def test_the_gradient_of_a_scale_is_float32s():
     assert grads[torch.bfloat16].dtype == torch.float32
     off = (grads[torch.bfloat16]-grads[torch.float32]).norm()/grads[torch.float32].norm()
     assert off < .1, off
+
+# --- plans that can be kept ---
+
+BAD_SIZES = [("depth", v) for v in (0, -1, 257, 10**6, 10**20)] + [("seed", v) for v in (2**63, 10**22, -10**22)] + \
+            [("vocab_size", v) for v in (0, 1, 200, 264, 99_999_999, 10**20)] + [("seq_len", v) for v in (0, 1, 32, 63, 99_999_999, 10**20)] + \
+            [(k, v) for k in ("num_iterations", "save_every", "device_batch_size", "total_batch_size") for v in (0, -3, 10**20)] + \
+            [("total_batch_size", 7), ("total_batch_size", 1000)]
+
+@pytest.mark.parametrize("name, value", BAD_SIZES)
+@pytest.mark.parametrize("tier", ["smoke", "laptop"])
+def test_sizes_that_nobody_can_mean_are_refused_in_one_line(base, tier, name, value):
+    from nanochat.scaling import open_run
+    for make in (lambda: plan(tier, **{name: value}), lambda: open_run(tier=tier, **{name: value})):
+        with pytest.raises(UserError) as e: make()
+        assert name in str(e.value) and str(value) in str(e.value) and "\n" not in str(e.value) and len(str(e.value)) < 250
+    assert not base.exists()
+
+def test_a_refused_plan_leaves_nothing(base):
+    "Through the module, with the longest running of them"
+    for module, word, *args in (("pretrain", "depth", "--depth", 10**20), ("scaling", "64 is the smallest", "--seq_len", 32),
+                                ("scaling", "GB", "--depth", 256, "--vocab_size", 1 << 20)):
+        one_line(run_module(module, "--tier", "smoke", *args, base=base, check=False, timeout=60), word, status=1)
+        assert not base.exists()
+
+def test_sizes_at_the_edge_are_taken(base):
+    from nanochat.scaling import SHORTEST_ROW, SMALLEST_VOCABULARY, open_run
+    assert (SHORTEST_ROW, SMALLEST_VOCABULARY) == (64, 265)
+    for n, given in enumerate((dict(seq_len=64), dict(vocab_size=265), dict(seed=2**63-1), dict(seed=-2**63), dict(depth=1), dict(num_iterations=1, save_every=1))):
+        assert open_run(f"edge{n}", tier="smoke", **given)["run"] == f"edge{n}"
+        torch.manual_seed(given.get("seed", 0))
+
+@pytest.mark.parametrize("vocab_size", [265, 512])
+def test_the_shortest_row_holds_questions_of_every_exam(vocab_size):
+    "With 24 tokens for an answer; in half of it one exam has hardly any"
+    from itertools import islice
+    from nanochat.chat import render_prompt
+    from nanochat.corpus import documents
+    from nanochat.scaling import SHORTEST_ROW
+    from nanochat.tasks import SCORED, world_tasks
+    from nanochat.tokenizer import Tokenizer
+    tok, tasks = Tokenizer.train(islice(documents("world"), 500), vocab_size), world_tasks(plan("smoke"))
+    fits = {}
+    for name in SCORED:
+        lengths = [len(render_prompt(tok, tasks[name].prompt(it))) for it in tasks[name].test(100)]
+        fits[name] = [sum(n+24 <= 2*T for n in lengths)/len(lengths) for T in (SHORTEST_ROW//2, SHORTEST_ROW)]
+    print(fits)
+    assert all(at > 0 for _, at in fits.values()) and fits["word_problems"][0] == 0
+
+def test_the_plan_counts_the_model_that_its_tier_trains():
+    from nanochat.gpt import GPT, flops_per_token, n_params
+    from nanochat.scaling import PLANNED, TIERS, all_params, config_for, count_params, gpu_bytes, matrix_params, scale_plan
+    assert all(PLANNED[tier]["switches"] == TIERS["laptop"]["switches"] for tier in PLANNED)
+    modern, classic = scale_plan(20, **PLANNED["full"]), scale_plan(20, switches={})
+    assert (round(modern["params"]/1e6), round(classic["params"]/1e6)) == (1400, 561)
+    assert modern["tokens"] == classic["tokens"], "tables do not ask for text"
+    for planned, switches in ((modern, PLANNED["full"]["switches"]), (classic, {})):
+        with torch.device("meta"): model = GPT(config_for(20, modern=False, **switches), torch.bfloat16)
+        assert planned["params"] == n_params(model)[0] == sum(planned["parts"].values())
+        assert planned["flops"] == flops_per_token(model)*planned["tokens"]
+        assert 12*planned["params"]/8/2**30 < planned["gib_per_gpu"] < 80e9*.9/2**30 and planned["fits"]
+        assert planned["device_rows"]*planned["micro_batches"]*8*2048 == 524288
+    for depth in range(1, 13):
+        for V in (265, 1000):
+            c = config_for(depth, V, 64, n_embd=32*depth, n_head=2)
+            with torch.device("meta"): assert (all_params(c), matrix_params(c)) == n_params(GPT(c))
+            assert sum(count_params(c).values()) == all_params(c)
+    assert gpu_bytes(config_for(20), 8, 32) > 80e9, "32 rows of the modern depth 20 do not fit"
