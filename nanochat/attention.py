@@ -16,7 +16,7 @@ from .runtime import UserError
 def rope_cache(
     T:int,                    # number of positions
     D:int,                    # head dim; F = D/2 pairs
-    base:float=100000.,       # the slowest pair needs about 2π·base tokens for a turn
+    base:float=10000.,        # the slowest pair needs about 2π·base tokens for a turn
     device=None,              # where to make them
 )->tuple[Tensor, Tensor]:     # cos_TF, sin_TF in float32
     "Cosine and sine of every position's angles: pair f turns by base^(-2f/D) radians a token"

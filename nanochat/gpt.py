@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MODERN', 'GPTConfig', 'Linear', 'has_ve', 'layer_window', 'Attention', 'MLP', 'Block', 'GPT', 'n_params',
-           'flops_per_token', 'save_model', 'model_dtype', 'load_model', 'to_hf']
+           'flops_per_token', 'not_finite', 'save_model', 'model_dtype', 'load_model', 'to_hf']
 
 # %% ../nbs/09_gpt.ipynb #c2b1a2ba
 import json
@@ -166,7 +166,8 @@ def _smear(self:GPT, x_BTC, cache):
     prev = torch.zeros_like(x_BTC[:, :1]) if fresh else cache.prev_BC[:cache.n, None].to(x_BTC.dtype)
     before = torch.cat((prev, x_BTC[:, :-1]), 1)
     if cache is not None: cache.prev_BC[:cache.n] = x_BTC[:, -1]
-    return x_BTC + self.smear_scale.to(x_BTC.dtype)*2*torch.sigmoid(self.smear_gate(x_BTC))*before
+    share = self.smear_scale*2*torch.sigmoid(self.smear_gate(x_BTC))                                  # float32, (B,T,1)
+    return torch.addcmul(x_BTC, share, before).to(x_BTC.dtype)
 
 @patch
 def last_embed(self:GPT,
@@ -191,11 +192,12 @@ def hidden(self:GPT,
     if cfg.smear: x = rms_norm(self._smear(x, cache))
     x0, mid = x, None
     for i, block in enumerate(self.blocks):
-        if cfg.x0_residual: x = self.resid_scale[i].to(x.dtype)*x + self.x0_scale[i].to(x.dtype)*x0
+        if cfg.x0_residual:                                  # scales with a dimension promote: float32 until the sum is rounded
+            x = torch.addcmul(self.resid_scale[i:i+1]*x, self.x0_scale[i:i+1], x0).to(x.dtype)
         ve = self.value_embeds[str(i)](ids_BT).to(x.dtype) if cfg.value_embeds and has_ve(i, cfg.n_layer) else None
         x = block(x, cos, sin, ve, cache)
         if i == cfg.n_layer//2: mid = x
-    if cfg.backout: x = x - self.backout_scale.to(x.dtype)*mid
+    if cfg.backout: x = torch.addcmul(x, self.backout_scale, mid, value=-1).to(x.dtype)
     if cache is not None: cache.advance(T)
     return rms_norm(x)
 
@@ -242,14 +244,27 @@ def flops_per_token(
     return 6*n_params(model)[1] + 12*c.n_embd*seen
 
 # %% ../nbs/09_gpt.ipynb #6e7627dc
+def not_finite(
+    tensors:dict[str,Tensor],   # by name
+)->str|None:                    # the first bad name, or None
+    "The name of a tensor that holds an infinity or a NaN; one reduction looks at all of them"
+    looked_at = {n: t for n, t in tensors.items() if t.is_floating_point() and t.numel()}
+    if not looked_at: return None
+    largest = torch.stack(torch._foreach_norm(list(looked_at.values()), float("inf")))     # NaN is larger than all
+    if largest.isfinite().all(): return None
+    return list(looked_at)[largest.isfinite().tolist().index(False)]
+
 def save_model(
     model:GPT,
     path:str|Path,          # folder to write
     files:dict|None=None,   # more files to write beside the weights: {name: bytes or function of a path}
     **meta,                 # more entries for meta.json
 ):
-    "Write weights and config as one checked folder, whole or not at all"
-    write_checked(path, {"model.safetensors": lambda p: save_file(model.state_dict(), p), **(files or {})}, dict(meta, config=asdict(model.cfg), dtype=str(model.dtype)[6:]))
+    "Write weights and config as one checked folder, whole or not at all; weights that are no numbers are refused"
+    weights = model.state_dict()
+    if bad := not_finite(weights): raise UserError(f"{path}: not saved, since {bad} holds an infinity or a NaN")
+    write_checked(path, {"model.safetensors": lambda p: save_file(weights, p), **(files or {})},
+                  dict(meta, config=asdict(model.cfg), dtype=str(model.dtype)[6:]))
 
 _STAGES = ("rl", "sft", "mid", "base")       # newest first
 
