@@ -111,7 +111,7 @@ def own_namespace():
     CLONE_NEWUSER, CLONE_NEWNET, CLONE_NEWIPC, CLONE_NEWPID = 0x10000000, 0x40000000, 0x08000000, 0x20000000
     kernel("unshare", CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWPID)
 
-# %% ../nbs/17_tools.ipynb #8cee7285
+# %% ../nbs/17_tools.ipynb #c7f24630
 def own_root(
     read:list,       # paths that the new root shows, read-only
     hidden:list,     # folders below them that it shows empty
@@ -152,7 +152,7 @@ def own_root(
     kernel("umount2", b".", MNT_DETACH)                                   # ... and is taken off
     os.chdir("/program")
 
-# %% ../nbs/17_tools.ipynb #dc0a83aa
+# %% ../nbs/17_tools.ipynb #7ebb694e
 def no_rights():
     "Give up every capability: a namespace's first process is mighty in it"
     import struct
@@ -243,7 +243,7 @@ def only_calls(
     filter = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program), ctypes.addressof(code)))
     kernel("prctl", PR_SET_SECCOMP, SECCOMP_MODE_FILTER, filter, 0, 0)
 
-# %% ../nbs/17_tools.ipynb #f2f6ad51
+# %% ../nbs/17_tools.ipynb #ea53b76e
 def pack(
     value,          # anything
     depth:int=30,   # lists in lists in lists: how far down
@@ -262,7 +262,7 @@ def pack(
     else: raise TypeError(f"a {kind.__name__} is not plain data")
     return f'["{kind.__name__}",[{",".join(parts)}]]'
 
-# %% ../nbs/17_tools.ipynb #bf00cf89
+# %% ../nbs/17_tools.ipynb #f1e17e8d
 def answer_calls(
     names:dict,     # what the program defined
     asked:int,      # pipe: one call a line
@@ -283,7 +283,7 @@ def answer_calls(
         said = said.encode()+b"\n"
         while said: said = said[os.write(answers, said):]
 
-# %% ../nbs/17_tools.ipynb #3f0923bd
+# %% ../nbs/17_tools.ipynb #40281aa5
 def supervise(
     child:int,      # process id of the program
     words:int,      # pipe on which the child's guard says how the program ended
@@ -352,27 +352,37 @@ def guard(
     os.close(job["report"])
     run_program(job, program, word)
 
-# %% ../nbs/17_tools.ipynb #0d74a610
+# %% ../nbs/17_tools.ipynb #9bafdad8
 def run_program(
     job:dict,        # what the parent wants
     program:str,     # the program's text
     word:int,        # pipe: how it ended
 ):
     "Run the program as __main__, then answer calls if there are any; say how it ended before its own code can act again"
-    import os, sys
-    write, leave, fstat, show, fresh, cut = os.write, os._exit, os.fstat, sys.__excepthook__, open, BaseException.with_traceback
+    import atexit, os, sys
+    write, leave, fstat, fresh, run_exit_functions = os.write, os._exit, os.fstat, open, atexit._run_exitfuncs
+    show, show_more, cut = sys.__excepthook__, sys.__unraisablehook__, BaseException.with_traceback
     known = fstat(word)[1]
     main = sys.modules["__main__"] = type(sys)("__main__")
     def say(how):
         if fstat(word)[1] != known: leave(1)                   # somebody closed or replaced the pipe
         write(word, how)
+    def end_well():
+        failed = []
+        def note(what):
+            failed.append(what)
+            show_more(what)
+        sys.unraisablehook = note                              # what an exit function raises ends up here
+        run_exit_functions()
+        say(b"raised" if failed else b"finished")
     try:
         exec(compile(program, "program.py", "exec", dont_inherit=True), main.__dict__)
         if job["asked"] is not None: answer_calls(main.__dict__, job["asked"], job["answers"])
-        say(b"finished")
+        end_well()
     except SystemExit as e:
         code = e.code
-        say(b"finished" if code is None or type(code) is int and code == 0 else b"raised")
+        if code is None or type(code) in (int, bool) and not code: end_well()
+        else: say(b"raised")
         raise
     except BaseException as e:
         try:
@@ -388,7 +398,7 @@ def run_program(
         sys.stdout.flush()
         leave(1)
 
-# %% ../nbs/17_tools.ipynb #8db51055
+# %% ../nbs/17_tools.ipynb #9cc667b1
 @functools.cache
 def guard_code()->bytes:
     "All that runs in the new process before the program, compiled: an interpreter of the same version reads it"
@@ -396,7 +406,7 @@ def guard_code()->bytes:
              supervise, run_program, guard)
     return marshal.dumps(compile("\n".join(inspect.getsource(f) for f in parts), "guard", "exec"))
 
-# %% ../nbs/17_tools.ipynb #b1e31151
+# %% ../nbs/17_tools.ipynb #40f5834d
 @functools.cache
 def library()->dict:   # read: paths; hidden: folders of packages in them; few, names: the same for rules that only add
     "What Python needs to read. Packages that people installed, this one too, are not among it"
@@ -495,7 +505,7 @@ class Result:
     status:str = "ok"      # ok, error, timeout, limit
     levels:tuple = ()      # which levels the kernel granted
 
-# %% ../nbs/17_tools.ipynb #fb163e49
+# %% ../nbs/17_tools.ipynb #5593cffc
 def verdict(
     code:int,    # exit status of the program, negative for a signal
     word:str,    # what its guard saw: finished, raised, limit, or nothing
@@ -504,7 +514,7 @@ def verdict(
     if word == "limit" or code in (-signal.SIGXCPU, -signal.SIGXFSZ): return "limit"
     return "ok" if code == 0 and word == "finished" else "error"
 
-# %% ../nbs/17_tools.ipynb #5e1c641e
+# %% ../nbs/17_tools.ipynb #15d4e348
 def nameless(
     data:bytes,   # what it holds
 ):                # an open file
@@ -518,7 +528,7 @@ def text_bytes(text:str)->bytes:
     "Text as bytes, even text that is not valid"
     return text.encode("utf-8", "surrogatepass")
 
-# %% ../nbs/17_tools.ipynb #9c821c54
+# %% ../nbs/17_tools.ipynb #be4a2480
 START, FOLDER, ENTRIES = 10, 16 << 20, 1000   # seconds Python may take to start; bytes and entries of a program's folder
 BOOT = "import marshal\nwith open({}, 'rb') as f: code, job = marshal.load(f)\nexec(marshal.loads(code))\nguard(*job)"
 
@@ -584,6 +594,7 @@ class Sandbox:
             if not data: self.pipes.unregister(key.fd)
         if not self.started and self.reported("levels") is not None:
             self.started, self.deadline = True, time.monotonic()+self.seconds
+            if "mounts" in self.levels: os.rmdir(self.folder)      # it was only the place to build a root on
         entries, size = (0, 0) if "mounts" in self.levels else folder_use(self.folder, ENTRIES)
         if max(len(said) for said in self.said.values()) > self.cap or entries >= ENTRIES or size > FOLDER: self.status = "limit"
         elif not self.pipes.get_map() or over and not ready:       # a process left behind may hold a pipe open for ever
@@ -604,12 +615,12 @@ class Sandbox:
             p.stderr.close()
             self.pipes.close()
         for fd in self.ours: os.close(fd)
-        remove(self.folder)
+        if os.path.exists(self.folder): remove(self.folder)
 
     def __enter__(self): return self
     def __exit__(self, *_): self.close()
 
-# %% ../nbs/17_tools.ipynb #ce0b4a4e
+# %% ../nbs/17_tools.ipynb #1a0f9f9e
 @functools.cache
 def warn_once(
     missing:tuple,   # names of levels
@@ -647,7 +658,7 @@ def isolation()->dict:   # level -> is it on?
     granted = run_python("pass").levels
     return {name: name in granted for name in LEVELS}
 
-# %% ../nbs/17_tools.ipynb #96a4bb92
+# %% ../nbs/17_tools.ipynb #fc81d9dd
 PLAIN = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 
 def unpack(
@@ -655,23 +666,27 @@ def unpack(
 ):              # the value; a ValueError for any other text
     "Read a packed value: only plain types can come out"
     try: return unpack_parts(json.loads(text))
-    except (TypeError, KeyError, IndexError, RecursionError, OverflowError) as e: raise ValueError(f"not a packed value: {e}") from None
+    except (TypeError, KeyError, RecursionError, OverflowError): raise ValueError("not a packed value") from None
 
 def unpack_parts(
-    parts:list,   # [type] or [type, contents]
+    parts:list,     # [type] or [type, contents]
+    depth:int=30,   # lists in lists in lists: how far down
 ):                # the value
     "One step of `unpack`"
+    def inner(part): return unpack_parts(part, depth-1)
+    if depth < 0: raise ValueError("not a packed value: too deep")
     if parts in (["None"], ["True"], ["False"]): return {"N": None, "T": True, "F": False}[parts[0][0]]
     kind, inside = parts
     if kind == "int": return int(inside, 16)
     if kind == "float": return float.fromhex(inside)
     if kind == "str": return bytes.fromhex(inside).decode("utf-8", "surrogatepass")
     if kind == "bytes": return bytes.fromhex(inside)
-    if kind == "complex": return complex(*map(unpack_parts, inside))
-    if kind == "dict": return {unpack_parts(k): unpack_parts(v) for k, v in inside}
-    return PLAIN[kind](map(unpack_parts, inside))
+    if kind == "raised": raise ValueError(f"raised {bytes.fromhex(inside).decode()}")
+    if kind == "complex": return complex(*map(inner, inside))
+    if kind == "dict": return {inner(k): inner(v) for k, v in inside}
+    return PLAIN[kind](map(inner, inside))
 
-# %% ../nbs/17_tools.ipynb #1fe81dfa
+# %% ../nbs/17_tools.ipynb #9283a5ea
 def same(
     a, b,      # plain values, as `unpack` gives them
 )->bool:
@@ -684,7 +699,7 @@ def same(
     a, b = ({pack(k): v for k, v in d.items()} for d in (a, b))
     return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
 
-# %% ../nbs/17_tools.ipynb #e22c2669
+# %% ../nbs/17_tools.ipynb #da978905
 def read_tests(
     tests:str,   # lines `assert f(1, 2) == 3`
 )->list:         # (call, expected value) of each
@@ -699,7 +714,7 @@ def read_tests(
     if not found: raise ValueError("no tests")
     return found
 
-# %% ../nbs/17_tools.ipynb #c891b4e5
+# %% ../nbs/17_tools.ipynb #221f957b
 def ask(
     box:Sandbox,   # a program that is being asked
     call:str,      # an expression on one line
@@ -708,14 +723,14 @@ def ask(
     left, said = memoryview(text_bytes(call+"\n")), box.said[box.answers]
     while not box.status and b"\n" not in said:
         if left:
-            with contextlib.suppress(BlockingIOError): left = left[os.write(box.asked, left):]
+            with contextlib.suppress(BlockingIOError, BrokenPipeError): left = left[os.write(box.asked, left):]
         box.look()
     line, end, rest = bytes(said).partition(b"\n")
     said[:] = rest
     if not end: raise ValueError(f"no answer: {box.status}")
     return line.decode("ascii", "replace")
 
-# %% ../nbs/17_tools.ipynb #642f3702
+# %% ../nbs/17_tools.ipynb #813d83cc
 @dataclass
 class Judgement:
     "What a judge found"
@@ -726,11 +741,11 @@ class Judgement:
 def fit_to_judge():
     "Refuse to judge where the judge could be read, if NANOCHAT_JUDGE=refuse says so"
     wish = os.environ.get("NANOCHAT_JUDGE", "warn")
-    from nanochat.runtime import UserError     # here, since it brings torch
-    if wish not in ("warn", "refuse"): raise UserError(f"NANOCHAT_JUDGE={wish}: use warn or refuse")
-    missing = [n for n in ("files", "syscalls") if not isolation()[n]]
-    if missing and wish == "refuse":
-        raise UserError(f"no code is judged here: {' and '.join(missing)} cannot be switched on, and NANOCHAT_JUDGE is refuse")
+    if wish == "warn": return
+    from nanochat.runtime import UserError     # not at the top: it brings torch, and programs may be run without
+    if wish != "refuse": raise UserError(f"NANOCHAT_JUDGE={wish}: use warn or refuse")
+    missing = " and ".join(n for n in ("files", "syscalls") if not isolation()[n])
+    if missing: raise UserError(f"no code is judged here, since {missing} cannot be switched on and NANOCHAT_JUDGE is refuse")
 
 def judge_code(
     program:str,         # what a stranger wrote
@@ -750,12 +765,13 @@ def first_wrong(
 )->str:            # what was wrong first; nothing if all was right
     "Put the calls one at a time: what comes later is not known before"
     for call, expected in calls:
-        try: value = unpack(ask(box, call))
+        try:
+            value = unpack(ask(box, call))
+            if not same(value, expected): return f"{call} gave {value!r:.60}"
         except ValueError as e: return f"{call}: {e}"
-        if not same(value, expected): return f"{call} gave {value!r:.60}"
     return ""
 
-# %% ../nbs/17_tools.ipynb #55be6055
+# %% ../nbs/17_tools.ipynb #c2d47a38
 TESTER = """
 def run_tests(asked, answers):
     import builtins, os
@@ -802,13 +818,14 @@ def relay(
     box:Sandbox,        # runs the program
 )->str:                 # what was wrong first; nothing if all was right
     "Carry calls to the program and values back, until the tests have run through"
-    line = ask(examiner, f"run_tests{tuple(examiner.their_ends)}")
-    while True:
-        try: wanted = unpack(line)
-        except ValueError: return "the tests failed"
-        if wanted is True: return ""
-        name, args, named = wanted
-        call = f"{name}({', '.join([*map(repr, args), *(f'{k}={v!r}' for k, v in named.items())])})"
-        try: answer = pack(unpack(ask(box, call)))
-        except (ValueError, TypeError): answer = '["nothing"]'
-        line = ask(examiner, answer)
+    def value_of(call):
+        try: return pack(unpack(ask(box, call)))
+        except ValueError: return '["nothing"]'             # the stand-in raises in its turn
+    try:
+        line = ask(examiner, f"run_tests{tuple(examiner.their_ends)}")
+        while (wanted := unpack(line)) is not True:
+            name, args, named = wanted
+            parts = [*map(repr, args), *(f"{k}={v!r}" for k, v in named.items())]
+            line = ask(examiner, value_of(f"{name}({', '.join(parts)})"))
+    except ValueError as e: return f"the tests ended: {e}"
+    return ""
