@@ -9,7 +9,7 @@ __all__ = ['ALPHABET', 'OPS', 'LARGE', 'SMALL', 'CALLS', 'REMOVERS', 'LEVELS', '
            'guard', 'run_program', 'guard_code', 'library', 'without', 'folder_use', 'sweep', 'remove', 'Result',
            'verdict', 'nameless', 'text_bytes', 'Sandbox', 'warn_once', 'tell_missing', 'run_python', 'isolation',
            'unpack', 'unpack_parts', 'same', 'read_tests', 'ask', 'Judgement', 'fit_to_judge', 'judge_code',
-           'first_wrong', 'judge_check', 'relay']
+           'first_wrong', 'judge_check', 'calls_check', 'relay']
 
 # %% ../nbs/17_tools.ipynb #e58c3895
 import ast, contextlib, functools, inspect, json, marshal, operator, os, re, secrets, selectors, signal, subprocess, sys
@@ -107,11 +107,11 @@ def set_limits(
 
 # %% ../nbs/17_tools.ipynb #7c94512e
 def own_namespace():
-    "User, network, IPC and process namespaces of its own: no network, nobody to signal, no privileges outside"
+    "Its own user, network, IPC and process namespaces: no network, nobody to signal, no rights outside"
     CLONE_NEWUSER, CLONE_NEWNET, CLONE_NEWIPC, CLONE_NEWPID = 0x10000000, 0x40000000, 0x08000000, 0x20000000
     kernel("unshare", CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWPID)
 
-# %% ../nbs/17_tools.ipynb #c7f24630
+# %% ../nbs/17_tools.ipynb #a25610bc
 def own_root(
     read:list,       # paths that the new root shows, read-only
     hidden:list,     # folders below them that it shows empty
@@ -120,24 +120,26 @@ def own_root(
     entries:int,     # files and folders it may make there
     ids:tuple,       # user and group outside
 ):
-    "A root folder of its own, in memory and of limited size: nothing exists in it but the library and /program"
+    "A root folder of its own, in memory and of limited size: only the library and /program exist in it"
     import os, struct
     CLONE_NEWNS, MNT_DETACH = 0x00020000, 2
     MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 0x1000, 0x4000, 0x40000
-    MOUNT_SETATTR, PIVOT_ROOT, AT_RECURSIVE, AT_FDCWD, MOUNT_ATTR_RDONLY, NOBODY = 442, 155, 0x8000, -100, 1, 65534
-    if os.uname().machine != "x86_64": PIVOT_ROOT = 41                    # the number of every newer processor
+    MOUNT_SETATTR, AT_RECURSIVE, AT_FDCWD, MOUNT_ATTR_RDONLY, NOBODY = 442, 0x8000, -100, 1, 65534
+    PIVOT_ROOT = 155 if os.uname().machine == "x86_64" else 41    # 41 on every newer processor
     def mount(source, target, kind=None, flags=0, options=None):
         kernel("mount", source.encode(), target.encode(), kind, flags, options)
     kernel("unshare", CLONE_NEWNS)
-    for file, text in (("setgroups", "deny"), ("uid_map", f"{NOBODY} {ids[0]} 1"), ("gid_map", f"{NOBODY} {ids[1]} 1")):
+    user, group = ids
+    maps = dict(setgroups="deny", uid_map=f"{NOBODY} {user} 1", gid_map=f"{NOBODY} {group} 1")
+    for file, text in maps.items():
         with open(f"/proc/self/{file}", "w") as f: f.write(text)
-    mount("none", "/", None, MS_REC | MS_PRIVATE)                         # nothing that we mount is seen outside
+    mount("none", "/", None, MS_REC | MS_PRIVATE)                 # nothing that we mount is seen outside
     limits = f"size={size},nr_inodes={entries},mode=755".encode()
     mount("tmpfs", folder, b"tmpfs", MS_NOSUID | MS_NODEV, limits)
     for path in read:
         place = folder+path
         os.makedirs(os.path.dirname(place), exist_ok=True)
-        if os.path.islink(path) and os.path.dirname(path) == "/":         # /lib is a link to usr/lib
+        if os.path.islink(path) and os.path.dirname(path) == "/": # /lib is a link to usr/lib
             os.symlink(os.readlink(path), place)
             continue
         if os.path.isdir(path): os.makedirs(place, exist_ok=True)
@@ -148,11 +150,11 @@ def own_root(
     for path in hidden: mount("tmpfs", folder+path, b"tmpfs", MS_NOSUID | MS_NODEV, b"size=4k,nr_inodes=1")
     os.mkdir(folder+"/program")
     os.chdir(folder)
-    kernel("syscall", PIVOT_ROOT, b".", b".")                             # the old root lies on the new one ...
-    kernel("umount2", b".", MNT_DETACH)                                   # ... and is taken off
+    kernel("syscall", PIVOT_ROOT, b".", b".")                     # the old root lies on the new one ...
+    kernel("umount2", b".", MNT_DETACH)                           # ... and is taken off
     os.chdir("/program")
 
-# %% ../nbs/17_tools.ipynb #7ebb694e
+# %% ../nbs/17_tools.ipynb #668af9a5
 def no_rights():
     "Give up every capability: a namespace's first process is mighty in it"
     import struct
@@ -177,11 +179,12 @@ def only_files(
     scopes = 3 if version >= 6 else 0                          # abstract sockets and signals
     size = 24 if version >= 6 else 16 if version >= 4 else 8   # older kernels know a shorter struct
     rules = kernel("syscall", CREATE_RULESET, struct.pack("QQQ", kinds, tcp, scopes), size, 0)
-    allowed = [(p, READ_FILE | READ_DIR) for p in read] + [(p, READ_DIR) for p in names] + [(p, kinds) for p in write]
-    for path, access in allowed:
+    access_to = dict.fromkeys(names, READ_DIR) | dict.fromkeys(read, READ_FILE | READ_DIR)
+    access_to |= dict.fromkeys(write, kinds)
+    for path, access in access_to.items():
         try: fd = os.open(path, os.O_PATH)
         except OSError: continue
-        if not os.path.isdir(path): access &= WRITE_FILE | READ_FILE | TRUNCATE & kinds    # what makes sense for a file
+        if not os.path.isdir(path): access &= WRITE_FILE | READ_FILE | TRUNCATE & kinds
         if access: kernel("syscall", ADD_RULE, rules, PATH_BENEATH, struct.pack("=Qi", access, fd), 0)
         os.close(fd)
     kernel("syscall", RESTRICT_SELF, rules, 0)
@@ -203,7 +206,8 @@ CALLS = dict(   # x86-64's numbers, from the kernel's asm/unistd_64.h
     readlinkat=267, faccessat=269, pselect6=270, ppoll=271, set_robust_list=273, epoll_pwait=281,
     eventfd2=290, epoll_create1=291, dup3=292, pipe2=293, renameat2=316, getrandom=318, statx=332, rseq=334,
     close_range=436, faccessat2=439)
-REMOVERS = ("rename", "rmdir", "unlink", "unlinkat", "renameat", "renameat2")   # they make a file that nobody can count
+# These can take a file out of its folder while it is still open or mapped, and then nobody can count it
+REMOVERS = ("rename", "rmdir", "unlink", "unlinkat", "renameat", "renameat2")
 
 # %% ../nbs/17_tools.ipynb #b5e13252
 def only_calls(
@@ -212,9 +216,10 @@ def only_calls(
     "seccomp: every system call but these is answered as if the kernel did not have it"
     import ctypes, errno, os, struct
     if os.uname().machine != "x86_64": raise OSError("the numbers are x86-64's")
-    LOAD, AND, EQUAL, RETURN = 0x20, 0x54, 0x15, 0x06            # BPF: load a word, and, jump if equal, return
-    ALLOW, REFUSE, KILL = 0x7FFF0000, 0x00050000, 0x80000000     # SECCOMP_RET_...; an errno is added to REFUSE
-    NUMBER, MACHINE, ARGUMENTS, X86_64 = 0, 4, 16, 0xC000003E    # places in struct seccomp_data; AUDIT_ARCH_X86_64
+    LOAD, AND, EQUAL, RETURN = 0x20, 0x54, 0x15, 0x06         # BPF
+    ALLOW, REFUSE, KILL = 0x7FFF0000, 0x00050000, 0x80000000  # SECCOMP_RET_ALLOW, _ERRNO, _KILL_PROCESS
+    NUMBER, MACHINE, ARGUMENTS = 0, 4, 16                     # places in struct seccomp_data
+    AUDIT_ARCH_X86_64 = 0xC000003E
     FIOCLEX, F_SETLKW, F_DUPFD_CLOEXEC = 0x5451, 7, 1030
     TMPFILE, MODE, TRUNCATE = 0x400000, os.O_ACCMODE, os.O_TRUNC
     def step(code, number, yes=0, no=0): return struct.pack("HBBI", code, yes, no, number)
@@ -225,25 +230,29 @@ def only_calls(
         tests = [step(EQUAL, v, len(values)-i, 0) for i, v in enumerate(values)]
         return [value(argument), *tests, step(RETURN, REFUSE | error)]
     def open_flags(argument):    # what Landlock's oldest versions do not look at, and files without a name
-        return [*refuse_if(argument, MODE | TRUNCATE, TRUNCATE, errno.EACCES), *refuse_if(argument, MODE, MODE, errno.EACCES),
+        return [*refuse_if(argument, MODE | TRUNCATE, TRUNCATE, errno.EACCES),
+                *refuse_if(argument, MODE, MODE, errno.EACCES),
                 *refuse_if(argument, TMPFILE, TMPFILE, errno.EOPNOTSUPP)]
-    by_argument = dict(ioctl=only_if(1, [FIOCLEX], errno.ENOTTY),                                   # "close on exec"
-                       fcntl=only_if(1, [*range(F_SETLKW+1), F_DUPFD_CLOEXEC], errno.EINVAL),       # no owner, signal or lease
-                       open=open_flags(1), openat=open_flags(2))
-    program = [step(LOAD, MACHINE), step(EQUAL, X86_64, 1, 0), step(RETURN, KILL), step(LOAD, NUMBER)]
+    by_argument = dict(
+        ioctl=only_if(1, [FIOCLEX], errno.ENOTTY),                                # "close on exec"
+        fcntl=only_if(1, [*range(F_SETLKW+1), F_DUPFD_CLOEXEC], errno.EINVAL),    # no owner, signal or lease
+        open=open_flags(1), openat=open_flags(2))
+    program = [step(LOAD, MACHINE), step(EQUAL, AUDIT_ARCH_X86_64, 1, 0), step(RETURN, KILL)]
+    program.append(step(LOAD, NUMBER))
     for name, rules in by_argument.items():
         if name not in calls: continue
         rules = [*rules, step(RETURN, ALLOW)]
         program += [step(EQUAL, calls[name], 0, len(rules)), *rules]
     plain = [n for name, n in calls.items() if name not in by_argument]
     program += [step(EQUAL, n, len(plain)-i, 0) for i, n in enumerate(plain)]
-    program += [step(RETURN, REFUSE | errno.ENOSYS), step(RETURN, ALLOW)]    # not EPERM: libraries then try an older call
+    # ENOSYS and not EPERM: libraries then try an older call
+    program += [step(RETURN, REFUSE | errno.ENOSYS), step(RETURN, ALLOW)]
     code = ctypes.create_string_buffer(b"".join(program))
     PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
     filter = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program), ctypes.addressof(code)))
     kernel("prctl", PR_SET_SECCOMP, SECCOMP_MODE_FILTER, filter, 0, 0)
 
-# %% ../nbs/17_tools.ipynb #ea53b76e
+# %% ../nbs/17_tools.ipynb #729a1eb5
 def pack(
     value,          # anything
     depth:int=30,   # lists in lists in lists: how far down
@@ -262,7 +271,7 @@ def pack(
     else: raise TypeError(f"a {kind.__name__} is not plain data")
     return f'["{kind.__name__}",[{",".join(parts)}]]'
 
-# %% ../nbs/17_tools.ipynb #f1e17e8d
+# %% ../nbs/17_tools.ipynb #000a71f2
 def answer_calls(
     names:dict,     # what the program defined
     asked:int,      # pipe: one call a line
@@ -279,11 +288,12 @@ def answer_calls(
             left += more
         call, _, left = left.partition(b"\n")
         try: said = pack(eval(call.decode(), names, odd))
-        except BaseException as error: said = f'["raised","{type(error).__name__.encode("utf-8", "replace").hex()}"]'
+        except BaseException as error:
+            said = f'["raised","{type(error).__name__.encode("utf-8", "replace").hex()}"]'
         said = said.encode()+b"\n"
         while said: said = said[os.write(answers, said):]
 
-# %% ../nbs/17_tools.ipynb #40281aa5
+# %% ../nbs/17_tools.ipynb #d3a63faa
 def supervise(
     child:int,      # process id of the program
     words:int,      # pipe on which the child's guard says how the program ended
@@ -322,18 +332,20 @@ def guard(
 ):
     "First thing in the new process: switch every level on, say which were granted, run the program"
     import _signal, os
-    granted = []
+    granted, OLDEST = [], 3
     def level(name, *switches):
         if name not in job["levels"]: return
         try:
             for switch, *args in switches: good = switch(*args)
-            if name != "files" or good >= 3: granted.append(name)     # before version 3 Landlock does not see truncate()
+            # before version 3 Landlock does not see truncate()
+            if name != "files" or good >= OLDEST: granted.append(name)
         except (OSError, AttributeError, ValueError, ImportError): pass    # refused here: the report says so
     ids = os.getuid(), os.getgid()
     level("process", (own_process, _signal.SIGTERM))
     level("namespace", (own_namespace,))
     if "namespace" in granted:
-        level("mounts", (own_root, job["read"], job["hidden"], job["folder"], job["size"], job["entries"], ids))
+        root = [job[name] for name in ("read", "hidden", "folder", "size", "entries")]
+        level("mounts", (own_root, *root, ids))
     words, word = os.pipe()
     child = os.fork()
     if child:
@@ -345,24 +357,24 @@ def guard(
     if "namespace" in granted: no_rights()
     calls, read, names = job["calls"], job["few"], job["names"]
     if "mounts" in granted: read, names = job["read"], []      # packages are out of sight already
-    else: calls = {name: n for name, n in calls.items() if name not in job["removers"]}    # so that every file can be counted
+    else: calls = {name: n for name, n in calls.items() if name not in job["removers"]}
     level("files", (only_files, read, names, [os.getcwd(), "/dev/null"], job["newest"]))
     level("syscalls", (only_calls, calls))
     os.write(job["report"], f"levels {' '.join(granted)}\n".encode())
     os.close(job["report"])
     run_program(job, program, word)
 
-# %% ../nbs/17_tools.ipynb #9bafdad8
+# %% ../nbs/17_tools.ipynb #0a1e746e
 def run_program(
     job:dict,        # what the parent wants
     program:str,     # the program's text
     word:int,        # pipe: how it ended
 ):
-    "Run the program as __main__, then answer calls if there are any; say how it ended before its own code can act again"
+    "Run the program as __main__, answer calls, and say how it ended before its own code can act again"
     import atexit, os, sys
     write, leave, fstat, fresh, run_exit_functions = os.write, os._exit, os.fstat, open, atexit._run_exitfuncs
     show, show_more, cut = sys.__excepthook__, sys.__unraisablehook__, BaseException.with_traceback
-    known = fstat(word)[1]
+    known, EFBIG, ENOSPC = fstat(word)[1], 27, 28
     main = sys.modules["__main__"] = type(sys)("__main__")
     def say(how):
         if fstat(word)[1] != known: leave(1)                   # somebody closed or replaced the pipe
@@ -386,7 +398,7 @@ def run_program(
         raise
     except BaseException as e:
         try:
-            full = isinstance(e, MemoryError) or type(e) is OSError and e.errno in (27, 28)    # file too large, no space left
+            full = isinstance(e, MemoryError) or type(e) is OSError and e.errno in (EFBIG, ENOSPC)
             say(b"limit" if full else b"raised")
         except BaseException: leave(1)
         del main
@@ -398,17 +410,17 @@ def run_program(
         sys.stdout.flush()
         leave(1)
 
-# %% ../nbs/17_tools.ipynb #9cc667b1
+# %% ../nbs/17_tools.ipynb #7021d044
 @functools.cache
 def guard_code()->bytes:
-    "All that runs in the new process before the program, compiled: an interpreter of the same version reads it"
-    parts = (kernel, own_process, set_limits, own_namespace, own_root, no_rights, only_files, only_calls, pack, answer_calls,
-             supervise, run_program, guard)
+    "All that runs in the new process before the program, compiled: the same interpreter reads it"
+    parts = (kernel, own_process, set_limits, own_namespace, own_root, no_rights, only_files, only_calls,
+             pack, answer_calls, supervise, run_program, guard)
     return marshal.dumps(compile("\n".join(inspect.getsource(f) for f in parts), "guard", "exec"))
 
-# %% ../nbs/17_tools.ipynb #40f5834d
+# %% ../nbs/17_tools.ipynb #8344b66f
 @functools.cache
-def library()->dict:   # read: paths; hidden: folders of packages in them; few, names: the same for rules that only add
+def library()->dict:   # read: paths; hidden: folders of packages in them; few and names: see `without`
     "What Python needs to read. Packages that people installed, this one too, are not among it"
     standard = os.path.dirname(os.__file__)
     wanted = ["/usr/lib", "/lib", "/usr/lib64", "/lib64", sys.base_prefix+"/lib", standard,
@@ -451,8 +463,8 @@ def folder_use(
                     size += e.stat(follow_symlinks=False).st_blocks*512
                     if e.is_dir(follow_symlinks=False): todo.append(e.path)
                     if count >= most: break
-        except FileNotFoundError: pass                                     # gone while we looked
-        except OSError: count = most                                       # deeper than a path can name, or locked against us
+        except FileNotFoundError: pass                # gone while we looked
+        except OSError: count = most                  # deeper than a path can name, or locked against us
     return count, size
 
 # %% ../nbs/17_tools.ipynb #dc3208ea
@@ -488,7 +500,7 @@ def remove(
                 continue
             os.chmod(e.path, 0o700)
             for inner in list(os.scandir(e.path)):
-                if inner.is_dir(follow_symlinks=False): os.chmod(inner.path, 0o700)    # a folder that moves must be writable
+                if inner.is_dir(follow_symlinks=False): os.chmod(inner.path, 0o700)    # else it cannot move
                 os.rename(inner.path, f"{folder}/{secrets.token_hex(16)}")
             os.rmdir(e.path)
     os.rmdir(folder)
@@ -505,7 +517,7 @@ class Result:
     status:str = "ok"      # ok, error, timeout, limit
     levels:tuple = ()      # which levels the kernel granted
 
-# %% ../nbs/17_tools.ipynb #5593cffc
+# %% ../nbs/17_tools.ipynb #19044539
 def verdict(
     code:int,    # exit status of the program, negative for a signal
     word:str,    # what its guard saw: finished, raised, limit, or nothing
@@ -514,7 +526,7 @@ def verdict(
     if word == "limit" or code in (-signal.SIGXCPU, -signal.SIGXFSZ): return "limit"
     return "ok" if code == 0 and word == "finished" else "error"
 
-# %% ../nbs/17_tools.ipynb #15d4e348
+# %% ../nbs/17_tools.ipynb #612d3564
 def nameless(
     data:bytes,   # what it holds
 ):                # an open file
@@ -528,9 +540,13 @@ def text_bytes(text:str)->bytes:
     "Text as bytes, even text that is not valid"
     return text.encode("utf-8", "surrogatepass")
 
-# %% ../nbs/17_tools.ipynb #be4a2480
-START, FOLDER, ENTRIES = 10, 16 << 20, 1000   # seconds Python may take to start; bytes and entries of a program's folder
-BOOT = "import marshal\nwith open({}, 'rb') as f: code, job = marshal.load(f)\nexec(marshal.loads(code))\nguard(*job)"
+# %% ../nbs/17_tools.ipynb #b96876c9
+START = 10                          # seconds that Python may take to start
+FOLDER, ENTRIES = 16 << 20, 1000    # bytes, and files and folders, that a program may keep
+BOOT = """import marshal
+with open({}, "rb") as f: code, job = marshal.load(f)
+exec(marshal.loads(code))
+guard(*job)"""
 
 class Sandbox:
     "One program in a process of its own: started here, watched by `look`, ended by `close`"
@@ -541,7 +557,7 @@ class Sandbox:
         memory_mb:int=256,      # address space
         output_kb:int=64,       # most output, and most complaints
         levels:tuple=LEVELS,    # fewer only to see what each is good for
-        landlock:int=99,        # newest version of Landlock to use; lower to see what an older kernel would do
+        landlock:int=99,        # newest version of Landlock to use; lower is an older kernel
         asked:bool=False,       # will it be asked for the values of calls?
     ):
         self.seconds, self.cap, self.status = seconds, output_kb << 10, None
@@ -558,13 +574,11 @@ class Sandbox:
             theirs += [asked_end, answers_end]
         self.ours, self.their_ends = ours, theirs[1:]
         job = dict(report=report, asked=theirs[1] if asked else None, answers=theirs[2] if asked else None,
-                   seconds=float(seconds), memory_mb=memory_mb, levels=list(levels), newest=landlock, calls=CALLS, removers=REMOVERS,
-                   folder=os.path.realpath(self.folder), size=FOLDER, entries=ENTRIES, **library())
-        try:
-            with nameless(marshal.dumps((guard_code(), (job, program)))) as source, nameless(text_bytes(stdin)) as f:
-                self.process = subprocess.Popen([sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", BOOT.format(source.fileno())],
-                    cwd=self.folder, env=dict([self.mark.split("=")]), stdin=f, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                    pass_fds=(source.fileno(), *theirs), start_new_session=True)
+                   seconds=float(seconds), memory_mb=memory_mb, levels=list(levels), newest=landlock,
+                   calls=CALLS, removers=REMOVERS, folder=os.path.realpath(self.folder), size=FOLDER,
+                   entries=ENTRIES, **library())
+        source = marshal.dumps((guard_code(), (job, program)))
+        try: self.process = self.start(source, text_bytes(stdin), theirs)
         except BaseException:
             self.close()
             raise
@@ -575,6 +589,14 @@ class Sandbox:
         for fd in (self.out, self.err, self.report, *ours[2:]):
             self.said[fd] = bytearray()
             self.pipes.register(fd, selectors.EVENT_READ)
+
+    def start(self, source:bytes, stdin:bytes, pipes:list)->subprocess.Popen:
+        "A fresh interpreter: no site packages, no environment but the mark, a session of its own"
+        with nameless(source) as source, nameless(stdin) as stdin:
+            command = [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", BOOT.format(source.fileno())]
+            return subprocess.Popen(command, cwd=self.folder, env=dict([self.mark.split("=")]), stdin=stdin,
+                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                    pass_fds=(source.fileno(), *pipes), start_new_session=True)
 
     def reported(self, word:str)->list:
         "The rest of the report's line that begins with a word, in words; None if there is no such line"
@@ -596,8 +618,9 @@ class Sandbox:
             self.started, self.deadline = True, time.monotonic()+self.seconds
             if "mounts" in self.levels: os.rmdir(self.folder)      # it was only the place to build a root on
         entries, size = (0, 0) if "mounts" in self.levels else folder_use(self.folder, ENTRIES)
-        if max(len(said) for said in self.said.values()) > self.cap or entries >= ENTRIES or size > FOLDER: self.status = "limit"
-        elif not self.pipes.get_map() or over and not ready:       # a process left behind may hold a pipe open for ever
+        too_much = max(map(len, self.said.values())) > self.cap or entries >= ENTRIES or size > FOLDER
+        if too_much: self.status = "limit"
+        elif not self.pipes.get_map() or over and not ready:    # what is left behind may hold a pipe for ever
             code, *word = self.reported("end") or ["1"]
             self.status = verdict(int(code), "".join(word))
         elif time.monotonic() > self.deadline: self.status = "timeout"
@@ -606,11 +629,11 @@ class Sandbox:
         "Nothing of the program may run any more; then its folder goes"
         p = self.process
         if p:
-            if p.poll() is None: p.terminate()                     # the supervisor ends the program and its children
+            if p.poll() is None: p.terminate()                # the supervisor ends the program and all else
             with contextlib.suppress(subprocess.TimeoutExpired): p.wait(2)
             with contextlib.suppress(OSError): os.killpg(p.pid, signal.SIGKILL)
             p.wait()
-            if self.said and "namespace" not in self.levels and "syscalls" not in self.levels: sweep(self.mark, p.pid)
+            if not {"namespace", "syscalls"} & set(self.levels): sweep(self.mark, p.pid)
             p.stdout.close()
             p.stderr.close()
             self.pipes.close()
@@ -620,13 +643,14 @@ class Sandbox:
     def __enter__(self): return self
     def __exit__(self, *_): self.close()
 
-# %% ../nbs/17_tools.ipynb #1a0f9f9e
+# %% ../nbs/17_tools.ipynb #38e6393e
 @functools.cache
 def warn_once(
     missing:tuple,   # names of levels
 ):
     "Say that some levels are missing here; once for each set of them"
-    warnings.warn(f"programs run here without {', '.join(missing)}: that holds back accidents, not attacks (chapter 17)", stacklevel=3)
+    what = "programs run here without "+", ".join(missing)
+    warnings.warn(f"{what}: that holds back accidents, not attacks (chapter 17)", stacklevel=4)
 
 def tell_missing(
     box:Sandbox,   # a program that has run
@@ -641,9 +665,9 @@ def run_python(
     memory_mb:int=256,      # address space
     output_kb:int=64,       # most output, and most complaints
     levels:tuple=LEVELS,    # fewer only to see what each is good for
-    landlock:int=99,        # newest version of Landlock to use; lower to see what an older kernel would do
+    landlock:int=99,        # newest version of Landlock to use; lower is an older kernel
 )->Result:
-    "Run a program in a process of its own: private folder, limits, no environment, network, files or processes, where the kernel lets us"
+    "Run a program where it has nothing but Python, a small folder and little time"
     with Sandbox(code, stdin, seconds, memory_mb, output_kb, levels, landlock) as box:
         while not box.status: box.look()
     tell_missing(box)
@@ -658,7 +682,7 @@ def isolation()->dict:   # level -> is it on?
     granted = run_python("pass").levels
     return {name: name in granted for name in LEVELS}
 
-# %% ../nbs/17_tools.ipynb #fc81d9dd
+# %% ../nbs/17_tools.ipynb #08018e0e
 PLAIN = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 
 def unpack(
@@ -666,7 +690,7 @@ def unpack(
 ):              # the value; a ValueError for any other text
     "Read a packed value: only plain types can come out"
     try: return unpack_parts(json.loads(text))
-    except (TypeError, KeyError, RecursionError, OverflowError): raise ValueError("not a packed value") from None
+    except (TypeError, KeyError, RecursionError, OverflowError): raise ValueError("no packed value") from None
 
 def unpack_parts(
     parts:list,     # [type] or [type, contents]
@@ -674,7 +698,7 @@ def unpack_parts(
 ):                # the value
     "One step of `unpack`"
     def inner(part): return unpack_parts(part, depth-1)
-    if depth < 0: raise ValueError("not a packed value: too deep")
+    if depth < 0: raise ValueError("no packed value: too deep")
     if parts in (["None"], ["True"], ["False"]): return {"N": None, "T": True, "F": False}[parts[0][0]]
     kind, inside = parts
     if kind == "int": return int(inside, 16)
@@ -686,35 +710,36 @@ def unpack_parts(
     if kind == "dict": return {inner(k): inner(v) for k, v in inside}
     return PLAIN[kind](map(inner, inside))
 
-# %% ../nbs/17_tools.ipynb #9283a5ea
+# %% ../nbs/17_tools.ipynb #a069cd0d
 def same(
     a, b,      # plain values, as `unpack` gives them
 )->bool:
     "Equal in type and value, all the way down: 1 is not True, and [1] is not [1.0]"
     if type(a) is not type(b): return False
-    if type(a) is float: return a == b or a != a and b != b         # what is not a number is the same as itself here
+    if type(a) is float: return a == b or a != a and b != b         # "not a number" is itself here
     if type(a) in (list, tuple): return len(a) == len(b) and all(map(same, a, b))
     if type(a) in (set, frozenset): return sorted(map(pack, a)) == sorted(map(pack, b))
     if type(a) is not dict: return a == b
     a, b = ({pack(k): v for k, v in d.items()} for d in (a, b))
     return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
 
-# %% ../nbs/17_tools.ipynb #da978905
+# %% ../nbs/17_tools.ipynb #ec493a94
 def read_tests(
     tests:str,   # lines `assert f(1, 2) == 3`
 )->list:         # (call, expected value) of each
     "Take tests apart without running them: what to ask, and what the answer must be"
     found = []
     for node in ast.parse(tests).body:
-        match node:
-            case ast.Assert(test=ast.Compare(left=ast.Call(func=ast.Name()) as call, ops=[ast.Eq()], comparators=[expected])):
+        match getattr(node, "test", None):
+            case ast.Compare(left=ast.Call(func=ast.Name()) as call, ops=[ast.Eq()], comparators=[expected]):
+                if type(node) is not ast.Assert: raise ValueError("not an assert")
                 for part in (*call.args, *(k.value for k in call.keywords)): ast.literal_eval(part)
                 found.append((ast.unparse(call), ast.literal_eval(expected)))
             case _: raise ValueError(f"not of the form `assert f(1, 2) == 3`: {ast.unparse(node)[:80]}")
     if not found: raise ValueError("no tests")
     return found
 
-# %% ../nbs/17_tools.ipynb #221f957b
+# %% ../nbs/17_tools.ipynb #d2ead7e6
 def ask(
     box:Sandbox,   # a program that is being asked
     call:str,      # an expression on one line
@@ -723,14 +748,15 @@ def ask(
     left, said = memoryview(text_bytes(call+"\n")), box.said[box.answers]
     while not box.status and b"\n" not in said:
         if left:
-            with contextlib.suppress(BlockingIOError, BrokenPipeError): left = left[os.write(box.asked, left):]
+            with contextlib.suppress(BlockingIOError, BrokenPipeError):
+                left = left[os.write(box.asked, left):]
         box.look()
     line, end, rest = bytes(said).partition(b"\n")
     said[:] = rest
     if not end: raise ValueError(f"no answer: {box.status}")
     return line.decode("ascii", "replace")
 
-# %% ../nbs/17_tools.ipynb #813d83cc
+# %% ../nbs/17_tools.ipynb #e13c97a1
 @dataclass
 class Judgement:
     "What a judge found"
@@ -738,14 +764,17 @@ class Judgement:
     why:str = ""         # what was wrong first
     levels:tuple = ()    # which levels of isolation were on
 
-def fit_to_judge():
-    "Refuse to judge where the judge could be read, if NANOCHAT_JUDGE=refuse says so"
+def fit_to_judge(
+    levels:tuple=None,   # what was on while a program ran; default: what this machine grants
+):
+    "End in an error where a program could look around outside, if NANOCHAT_JUDGE=refuse asks for that"
     wish = os.environ.get("NANOCHAT_JUDGE", "warn")
     if wish == "warn": return
-    from nanochat.runtime import UserError     # not at the top: it brings torch, and programs may be run without
+    from nanochat.runtime import UserError     # not at the top: it brings torch
     if wish != "refuse": raise UserError(f"NANOCHAT_JUDGE={wish}: use warn or refuse")
-    missing = " and ".join(n for n in ("files", "syscalls") if not isolation()[n])
-    if missing: raise UserError(f"no code is judged here, since {missing} cannot be switched on and NANOCHAT_JUDGE is refuse")
+    if levels is None: levels = [name for name, on in isolation().items() if on]
+    missing = " and ".join(n for n in ("files", "syscalls") if n not in levels)
+    if missing: raise UserError(f"no code is judged without {missing}, since NANOCHAT_JUDGE is refuse")
 
 def judge_code(
     program:str,         # what a stranger wrote
@@ -757,6 +786,7 @@ def judge_code(
     fit_to_judge()
     with Sandbox(program, seconds=seconds, asked=True, **limits) as box: why = first_wrong(box, calls)
     tell_missing(box)
+    fit_to_judge(box.levels)
     return Judgement(not why, why, box.levels)
 
 def first_wrong(
@@ -771,7 +801,7 @@ def first_wrong(
         except ValueError as e: return f"{call}: {e}"
     return ""
 
-# %% ../nbs/17_tools.ipynb #c2d47a38
+# %% ../nbs/17_tools.ipynb #e6b9c0f9
 TESTER = """
 def run_tests(asked, answers):
     import builtins, os
@@ -804,14 +834,25 @@ def judge_check(
 )->Judgement:
     "Run tests in one process and the program in another: what passes between them is calls and plain values"
     fit_to_judge()
-    called = any(isinstance(n, ast.Expr) and isinstance(n.value, ast.Call) and getattr(n.value.func, "id", "") == "check" for n in ast.parse(tests).body)
-    settings = dict(TESTS=tests, PROMPT=prompt, ENTRY=entry_point, CALLED=called or "def check(" not in tests)
-    tester = "\n".join(["import json", f"PLAIN = dict(list=list, tuple=tuple, set=set, frozenset=frozenset)",
-                        *map(inspect.getsource, (pack, unpack, unpack_parts)), *(f"{k} = {v!r}" for k, v in settings.items()), TESTER])
-    with Sandbox(program, seconds=seconds, asked=True, **limits) as box, Sandbox(tester, seconds=seconds, asked=True, **limits) as examiner:
-        why = relay(examiner, box)
+    parts = [*map(inspect.getsource, (pack, unpack, unpack_parts))]
+    settings = dict(TESTS=tests, PROMPT=prompt, ENTRY=entry_point, CALLED=calls_check(tests))
+    parts += [f"{name} = {value!r}" for name, value in settings.items()]
+    plain = "PLAIN = dict(list=list, tuple=tuple, set=set, frozenset=frozenset)"
+    tester = "\n".join(["import json", plain, *parts, TESTER])
+    with Sandbox(program, seconds=seconds, asked=True, **limits) as box:
+        with Sandbox(tester, seconds=seconds, asked=True, **limits) as examiner: why = relay(examiner, box)
     tell_missing(box)
+    fit_to_judge(box.levels)
     return Judgement(not why, why, box.levels)
+
+def calls_check(
+    tests:str,   # Python
+)->bool:         # nothing is left to be called
+    "Do tests call their `check` themselves, or have none?"
+    tree = ast.parse(tests)
+    called = [n.value.func for n in tree.body if isinstance(n, ast.Expr) and isinstance(n.value, ast.Call)]
+    defined = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "check"]
+    return not defined or any(getattr(f, "id", "") == "check" for f in called)
 
 def relay(
     examiner:Sandbox,   # runs the tests
@@ -820,7 +861,7 @@ def relay(
     "Carry calls to the program and values back, until the tests have run through"
     def value_of(call):
         try: return pack(unpack(ask(box, call)))
-        except ValueError: return '["nothing"]'             # the stand-in raises in its turn
+        except (ValueError, TypeError): return '["nothing"]'             # the stand-in raises in its turn
     try:
         line = ask(examiner, f"run_tests{tuple(examiner.their_ends)}")
         while (wanted := unpack(line)) is not True:

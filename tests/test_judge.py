@@ -137,6 +137,32 @@ def test_types_are_compared_too():
     values = [0, -5, 10**40, True, None, "", "é\n\ud800\0", b"\0\xff", 0.1, float("inf"), 2j, [], [1, [2, ()]], {"b": 1, "a": {2: [3]}}, {1, 2}, frozenset({("a",)})]
     assert judge_code("def f(x): return x", [(f"f({v!r})", v) for v in values]).why == ""
 
+MADE_UP = ["", "[", "5", "null", "NaN", '"ab"', "[]", '["int"]', '["int",5]', '["int","zz"]', '["int",""]', '["Yes",[]]', '["str","zz"]', '["str","ff"]', '["str",[]]', "["*5000, '["list",['*2000+"]]"*2000,
+           '["set",[["list",[]]]]', '["float","0x1p99999"]', '["float",1.5]', '{"a":1,"b":2}', '["dict",[["int","1"]]]', '["dict",{"a":"b"}]', '["dict",[[["list",[]],["True"]]]]', '["tuple"]', '["True","x"]', '[["True"],[]]',
+           '["complex",[["str","61"],["str","61"]]]', '["raised","zz"]', '["raised","61"]', '["type",["True"]]', '["nothing"]', '["object","61"]']
+
+@pytest.mark.parametrize("text", MADE_UP)
+def test_what_is_no_packed_value_is_one_kind_of_error(text):
+    from nanochat.tools import unpack
+    with pytest.raises(ValueError): unpack(text)
+
+def test_random_noise_never_breaks_the_reader():
+    import random
+    from nanochat.tools import pack, unpack
+    rng, seen = random.Random(0), [0, 0]
+    for _ in range(20000):
+        text = list(pack([1, "a", {2: (None, 0.5)}, {3}]))
+        for _ in range(rng.randrange(1, 5)): text[rng.randrange(len(text))] = rng.choice('[]",0123abintlstu{}:')
+        try: pack(unpack("".join(text))); seen[0] += 1
+        except (ValueError, TypeError): seen[1] += 1
+    assert min(seen) > 100
+
+def test_answers_too_large_or_too_deep_to_show_are_only_wrong():
+    from nanochat.tools import judge_code
+    for answer in ("10**9000", "'x'*30000", "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]]]]]]]]", "{(((((((1,),),),),),),): 2}", "{frozenset({1, 2}), 3}"):
+        got = judge_code(f"def f(): return {answer}", [("f()", {1: 2})])
+        assert not got.right and len(got.why) < 200, got
+
 def test_later_questions_come_after_earlier_answers():
     "A program that sees a question sees no other"
     from nanochat.tools import judge_code
@@ -187,5 +213,5 @@ try: print(tools.judge_code("def f(): return 1", [("f()", 1)]).right)
 except Exception as e: print(type(e).__name__, e)"""
     def said(value): return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(NANOCHAT_JUDGE=value), capture_output=True, text=True, check=True).stdout
     assert said("warn") == "True\n"
-    assert said("refuse").startswith("UserError no code is judged here: files and syscalls")
+    assert said("refuse").startswith("UserError no code is judged without files and syscalls")
     assert said("maybe").startswith("UserError NANOCHAT_JUDGE=maybe")
