@@ -156,22 +156,24 @@ class Sums(Task):
 
 # %% ../nbs/19_tasks.ipynb #bd8916e9
 class Code(Task):
-    "Short functions, scored by running their tests in the sandbox"
+    "Short functions, scored by the values that they give"
     name, max_tokens = "code", 96
     def __init__(self, world:World):
         super().__init__(world)
-        mixed = Random(0).sample(world.programs("test"), len(world.programs("test")))    # the first n are of all families
-        self.pool = world.programs("train")
-        self.held = [p for p in mixed if len({repr(value) for _, value in read_tests(p["tests"])}) > 1]    # else a constant would be right
+        self.pool, held = world.programs("train"), world.programs("test")
+        mixed = Random(0).sample(held, len(held))    # the first n are of all families
+        def varied(p): return len({repr(value) for _, value in read_tests(p["tests"])}) > 1
+        self.held = list(filter(varied, mixed))      # where all values are equal a constant would be right
     def train(self, rng:Random)->list:
         it = rng.choice(self.pool)
         return said(it["question"], it["prompt"]+it["solution"].rstrip("\n"))
     def test(self, n:int)->list: return self.held[:n]
     def right(self, it:dict, text:str)->bool:
-        "The function is there and gives the right value for each call of its tests; type and value are compared here, not there"
+        "The function gives the right value for each call of its tests; type and value are compared here"
         if f"def {it['entry_point']}" not in text: return False
         try: calls = read_tests(it["tests"])
-        except ValueError: return judge_check(text, it["tests"], it["entry_point"], it.get("prompt", "")).right
+        except ValueError:
+            return judge_check(text, it["tests"], it["entry_point"], it.get("prompt", "")).right
         return judge_code(text, calls).right
 
 # %% ../nbs/19_tasks.ipynb #43fdba2d

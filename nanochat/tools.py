@@ -12,8 +12,8 @@ __all__ = ['ALPHABET', 'OPS', 'LARGE', 'SMALL', 'CALLS', 'REMOVERS', 'LEVELS', '
            'first_wrong', 'judge_check', 'calls_check', 'relay']
 
 # %% ../nbs/17_tools.ipynb #e58c3895
-import ast, contextlib, functools, inspect, json, marshal, operator, os, re, secrets, selectors, signal, subprocess, sys
-import tempfile, time, warnings
+import ast, contextlib, functools, inspect, json, marshal, operator, os, re, secrets
+import selectors, signal, subprocess, sys, tempfile, time, warnings
 from dataclasses import dataclass
 from decimal import Context
 from fractions import Fraction
@@ -23,11 +23,12 @@ from pathlib import Path
 class CalcError(ValueError):
     "The expression is not one that the calculator knows"
 
-ALPHABET = re.compile(r"[0-9.,+\-*/%() ]{1,200}")   # no letters, quotes or underscores: nothing that could name a thing
+# no letters, quotes or underscores: nothing that could name a thing
+ALPHABET = re.compile(r"[0-9.,+\-*/%() ]{1,200}")
 OPS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
        ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.UAdd: operator.pos,
        ast.USub: operator.neg}                         # no Pow: 9**9**9 has no end
-LARGE, SMALL = 10**30, Fraction(1, 10**15)             # a value from here on is too large; a value below, too small
+LARGE, SMALL = 10**30, Fraction(1, 10**15)             # from here on too large; closer to zero, too small
 
 # %% ../nbs/17_tools.ipynb #8d5e703b
 def evaluate(
@@ -37,7 +38,8 @@ def evaluate(
     "Walk a parsed expression; whatever is not a number, a sign or one of six operators is refused"
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
         return Fraction(text[node.col_offset:node.end_col_offset])
-    if isinstance(node, ast.UnaryOp) and type(node.op) in OPS: return OPS[type(node.op)](evaluate(node.operand, text))
+    if isinstance(node, ast.UnaryOp) and type(node.op) in OPS:
+        return OPS[type(node.op)](evaluate(node.operand, text))
     if isinstance(node, ast.BinOp) and type(node.op) in OPS:
         return OPS[type(node.op)](evaluate(node.left, text), evaluate(node.right, text))
     raise CalcError("only numbers, + - * / // % and brackets")
@@ -60,10 +62,11 @@ def calculate(
     if len(text) > 200: raise CalcError("longer than 200 characters")
     if not ALPHABET.fullmatch(text): raise CalcError("only numbers, + - * / // % and brackets")
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)    # 1,000 is a thousand; any other comma is no number
-    text = re.sub(r"(?<![\d.])0+(?=\d)", "", text)          # 007: Python refuses it, a model may well write it
+    text = re.sub(r"(?<![\d.])0+(?=\d)", "", text)          # 007: Python refuses it, a model may write it
     try: v = evaluate(ast.parse(text, mode="eval").body, text)
     except ZeroDivisionError: raise CalcError("division by zero") from None
-    except (SyntaxError, RecursionError, MemoryError): raise CalcError("not an arithmetic expression") from None
+    except (SyntaxError, RecursionError, MemoryError):
+        raise CalcError("not an arithmetic expression") from None
     if abs(v) >= LARGE: raise CalcError("too large")
     if 0 < abs(v) < SMALL: raise CalcError("too small")
     return show(v)
@@ -111,7 +114,7 @@ def own_namespace():
     CLONE_NEWUSER, CLONE_NEWNET, CLONE_NEWIPC, CLONE_NEWPID = 0x10000000, 0x40000000, 0x08000000, 0x20000000
     kernel("unshare", CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWPID)
 
-# %% ../nbs/17_tools.ipynb #a25610bc
+# %% ../nbs/17_tools.ipynb #aea2e373
 def own_root(
     read:list,       # paths that the new root shows, read-only
     hidden:list,     # folders below them that it shows empty
@@ -154,7 +157,7 @@ def own_root(
     kernel("umount2", b".", MNT_DETACH)                           # ... and is taken off
     os.chdir("/program")
 
-# %% ../nbs/17_tools.ipynb #668af9a5
+# %% ../nbs/17_tools.ipynb #ac9a7a51
 def no_rights():
     "Give up every capability: a namespace's first process is mighty in it"
     import struct
@@ -252,7 +255,7 @@ def only_calls(
     filter = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program), ctypes.addressof(code)))
     kernel("prctl", PR_SET_SECCOMP, SECCOMP_MODE_FILTER, filter, 0, 0)
 
-# %% ../nbs/17_tools.ipynb #729a1eb5
+# %% ../nbs/17_tools.ipynb #23b5be10
 def pack(
     value,          # anything
     depth:int=30,   # lists in lists in lists: how far down
@@ -271,7 +274,7 @@ def pack(
     else: raise TypeError(f"a {kind.__name__} is not plain data")
     return f'["{kind.__name__}",[{",".join(parts)}]]'
 
-# %% ../nbs/17_tools.ipynb #000a71f2
+# %% ../nbs/17_tools.ipynb #b8c11b16
 def answer_calls(
     names:dict,     # what the program defined
     asked:int,      # pipe: one call a line
@@ -293,7 +296,7 @@ def answer_calls(
         said = said.encode()+b"\n"
         while said: said = said[os.write(answers, said):]
 
-# %% ../nbs/17_tools.ipynb #d3a63faa
+# %% ../nbs/17_tools.ipynb #e91bd172
 def supervise(
     child:int,      # process id of the program
     words:int,      # pipe on which the child's guard says how the program ended
@@ -364,7 +367,7 @@ def guard(
     os.close(job["report"])
     run_program(job, program, word)
 
-# %% ../nbs/17_tools.ipynb #0a1e746e
+# %% ../nbs/17_tools.ipynb #c3c8eceb
 def run_program(
     job:dict,        # what the parent wants
     program:str,     # the program's text
@@ -410,7 +413,7 @@ def run_program(
         sys.stdout.flush()
         leave(1)
 
-# %% ../nbs/17_tools.ipynb #7021d044
+# %% ../nbs/17_tools.ipynb #0b42e446
 @functools.cache
 def guard_code()->bytes:
     "All that runs in the new process before the program, compiled: the same interpreter reads it"
@@ -418,7 +421,7 @@ def guard_code()->bytes:
              pack, answer_calls, supervise, run_program, guard)
     return marshal.dumps(compile("\n".join(inspect.getsource(f) for f in parts), "guard", "exec"))
 
-# %% ../nbs/17_tools.ipynb #8344b66f
+# %% ../nbs/17_tools.ipynb #29b05736
 @functools.cache
 def library()->dict:   # read: paths; hidden: folders of packages in them; few and names: see `without`
     "What Python needs to read. Packages that people installed, this one too, are not among it"
@@ -517,7 +520,7 @@ class Result:
     status:str = "ok"      # ok, error, timeout, limit
     levels:tuple = ()      # which levels the kernel granted
 
-# %% ../nbs/17_tools.ipynb #19044539
+# %% ../nbs/17_tools.ipynb #13a679f1
 def verdict(
     code:int,    # exit status of the program, negative for a signal
     word:str,    # what its guard saw: finished, raised, limit, or nothing
@@ -526,7 +529,7 @@ def verdict(
     if word == "limit" or code in (-signal.SIGXCPU, -signal.SIGXFSZ): return "limit"
     return "ok" if code == 0 and word == "finished" else "error"
 
-# %% ../nbs/17_tools.ipynb #612d3564
+# %% ../nbs/17_tools.ipynb #749722ab
 def nameless(
     data:bytes,   # what it holds
 ):                # an open file
@@ -540,7 +543,7 @@ def text_bytes(text:str)->bytes:
     "Text as bytes, even text that is not valid"
     return text.encode("utf-8", "surrogatepass")
 
-# %% ../nbs/17_tools.ipynb #b96876c9
+# %% ../nbs/17_tools.ipynb #efe6b3f7
 START = 10                          # seconds that Python may take to start
 FOLDER, ENTRIES = 16 << 20, 1000    # bytes, and files and folders, that a program may keep
 BOOT = """import marshal
@@ -643,7 +646,7 @@ class Sandbox:
     def __enter__(self): return self
     def __exit__(self, *_): self.close()
 
-# %% ../nbs/17_tools.ipynb #38e6393e
+# %% ../nbs/17_tools.ipynb #391bb8c6
 @functools.cache
 def warn_once(
     missing:tuple,   # names of levels
@@ -682,7 +685,7 @@ def isolation()->dict:   # level -> is it on?
     granted = run_python("pass").levels
     return {name: name in granted for name in LEVELS}
 
-# %% ../nbs/17_tools.ipynb #08018e0e
+# %% ../nbs/17_tools.ipynb #04da03c9
 PLAIN = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 
 def unpack(
@@ -710,7 +713,7 @@ def unpack_parts(
     if kind == "dict": return {inner(k): inner(v) for k, v in inside}
     return PLAIN[kind](map(inner, inside))
 
-# %% ../nbs/17_tools.ipynb #a069cd0d
+# %% ../nbs/17_tools.ipynb #c46f7616
 def same(
     a, b,      # plain values, as `unpack` gives them
 )->bool:
@@ -723,7 +726,7 @@ def same(
     a, b = ({pack(k): v for k, v in d.items()} for d in (a, b))
     return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
 
-# %% ../nbs/17_tools.ipynb #ec493a94
+# %% ../nbs/17_tools.ipynb #f814efa4
 def read_tests(
     tests:str,   # lines `assert f(1, 2) == 3`
 )->list:         # (call, expected value) of each
@@ -739,7 +742,7 @@ def read_tests(
     if not found: raise ValueError("no tests")
     return found
 
-# %% ../nbs/17_tools.ipynb #d2ead7e6
+# %% ../nbs/17_tools.ipynb #2198b77f
 def ask(
     box:Sandbox,   # a program that is being asked
     call:str,      # an expression on one line
@@ -756,7 +759,7 @@ def ask(
     if not end: raise ValueError(f"no answer: {box.status}")
     return line.decode("ascii", "replace")
 
-# %% ../nbs/17_tools.ipynb #e13c97a1
+# %% ../nbs/17_tools.ipynb #38a09b7c
 @dataclass
 class Judgement:
     "What a judge found"
@@ -801,7 +804,7 @@ def first_wrong(
         except ValueError as e: return f"{call}: {e}"
     return ""
 
-# %% ../nbs/17_tools.ipynb #e6b9c0f9
+# %% ../nbs/17_tools.ipynb #98c2907e
 TESTER = """
 def run_tests(asked, answers):
     import builtins, os

@@ -107,6 +107,17 @@ def test_a_program_that_solves_nothing_is_wrong(name):
     for item in SAMPLE[:1] if "descriptor" in name or "itself" in name else SAMPLE:
         assert not right(item, fill(HOSTILE[name], item)), item["entry_point"]
 
+@pytest.mark.parametrize("landlock", [1, 2, 5, 99])
+def test_the_judge_holds_without_namespaces_and_on_older_kernels(landlock):
+    "As in a container: no program finds the tables or reaches the parent, right ones are right"
+    from nanochat.tools import isolation, judge_code, read_tests
+    if not (isolation()["files"] and isolation()["syscalls"]): pytest.skip("files and syscalls cannot be switched on here")
+    item = SAMPLE[0]
+    limits = dict(levels=("process", "limits", "files", "syscalls"), landlock=landlock)
+    for name in ("imports the course's own tables", "reads its parent's memory", "reads its parent's command and descriptors", "a child goes on", "an object equal to everything"):
+        assert not judge_code(fill(HOSTILE[name], item), read_tests(item["tests"]), **limits).right, name
+    assert judge_code(item["prompt"]+item["solution"], read_tests(item["tests"]), **limits).right
+
 def test_right_solutions_of_every_family_pass():
     with ThreadPoolExecutor(2) as pool:
         items = PROGRAMS+WORLD.programs("train")[::3]
