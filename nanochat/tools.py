@@ -114,7 +114,7 @@ def own_namespace():
     CLONE_NEWUSER, CLONE_NEWNET, CLONE_NEWIPC, CLONE_NEWPID = 0x10000000, 0x40000000, 0x08000000, 0x20000000
     kernel("unshare", CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWPID)
 
-# %% ../nbs/17_tools.ipynb #aea2e373
+# %% ../nbs/17_tools.ipynb #7a7a0b84
 def own_root(
     read:list,       # paths that the new root shows, read-only
     hidden:list,     # folders below them that it shows empty
@@ -157,7 +157,7 @@ def own_root(
     kernel("umount2", b".", MNT_DETACH)                           # ... and is taken off
     os.chdir("/program")
 
-# %% ../nbs/17_tools.ipynb #ac9a7a51
+# %% ../nbs/17_tools.ipynb #b3befa17
 def no_rights():
     "Give up every capability: a namespace's first process is mighty in it"
     import struct
@@ -255,7 +255,7 @@ def only_calls(
     filter = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program), ctypes.addressof(code)))
     kernel("prctl", PR_SET_SECCOMP, SECCOMP_MODE_FILTER, filter, 0, 0)
 
-# %% ../nbs/17_tools.ipynb #23b5be10
+# %% ../nbs/17_tools.ipynb #92970db5
 def pack(
     value,          # anything
     depth:int=30,   # lists in lists in lists: how far down
@@ -274,7 +274,7 @@ def pack(
     else: raise TypeError(f"a {kind.__name__} is not plain data")
     return f'["{kind.__name__}",[{",".join(parts)}]]'
 
-# %% ../nbs/17_tools.ipynb #b8c11b16
+# %% ../nbs/17_tools.ipynb #b32e3755
 def answer_calls(
     names:dict,     # what the program defined
     asked:int,      # pipe: one call a line
@@ -296,7 +296,7 @@ def answer_calls(
         said = said.encode()+b"\n"
         while said: said = said[os.write(answers, said):]
 
-# %% ../nbs/17_tools.ipynb #e91bd172
+# %% ../nbs/17_tools.ipynb #0fc25411
 def supervise(
     child:int,      # process id of the program
     words:int,      # pipe on which the child's guard says how the program ended
@@ -367,7 +367,7 @@ def guard(
     os.close(job["report"])
     run_program(job, program, word)
 
-# %% ../nbs/17_tools.ipynb #c3c8eceb
+# %% ../nbs/17_tools.ipynb #694c38e1
 def run_program(
     job:dict,        # what the parent wants
     program:str,     # the program's text
@@ -413,7 +413,7 @@ def run_program(
         sys.stdout.flush()
         leave(1)
 
-# %% ../nbs/17_tools.ipynb #0b42e446
+# %% ../nbs/17_tools.ipynb #605bbb75
 @functools.cache
 def guard_code()->bytes:
     "All that runs in the new process before the program, compiled: the same interpreter reads it"
@@ -421,7 +421,7 @@ def guard_code()->bytes:
              pack, answer_calls, supervise, run_program, guard)
     return marshal.dumps(compile("\n".join(inspect.getsource(f) for f in parts), "guard", "exec"))
 
-# %% ../nbs/17_tools.ipynb #29b05736
+# %% ../nbs/17_tools.ipynb #84f30606
 @functools.cache
 def library()->dict:   # read: paths; hidden: folders of packages in them; few and names: see `without`
     "What Python needs to read. Packages that people installed, this one too, are not among it"
@@ -520,7 +520,7 @@ class Result:
     status:str = "ok"      # ok, error, timeout, limit
     levels:tuple = ()      # which levels the kernel granted
 
-# %% ../nbs/17_tools.ipynb #13a679f1
+# %% ../nbs/17_tools.ipynb #0cb9ab2e
 def verdict(
     code:int,    # exit status of the program, negative for a signal
     word:str,    # what its guard saw: finished, raised, limit, or nothing
@@ -529,7 +529,7 @@ def verdict(
     if word == "limit" or code in (-signal.SIGXCPU, -signal.SIGXFSZ): return "limit"
     return "ok" if code == 0 and word == "finished" else "error"
 
-# %% ../nbs/17_tools.ipynb #749722ab
+# %% ../nbs/17_tools.ipynb #e54f9096
 def nameless(
     data:bytes,   # what it holds
 ):                # an open file
@@ -543,7 +543,7 @@ def text_bytes(text:str)->bytes:
     "Text as bytes, even text that is not valid"
     return text.encode("utf-8", "surrogatepass")
 
-# %% ../nbs/17_tools.ipynb #efe6b3f7
+# %% ../nbs/17_tools.ipynb #d596b131
 START = 10                          # seconds that Python may take to start
 FOLDER, ENTRIES = 16 << 20, 1000    # bytes, and files and folders, that a program may keep
 BOOT = """import marshal
@@ -646,7 +646,7 @@ class Sandbox:
     def __enter__(self): return self
     def __exit__(self, *_): self.close()
 
-# %% ../nbs/17_tools.ipynb #391bb8c6
+# %% ../nbs/17_tools.ipynb #5f8323b3
 @functools.cache
 def warn_once(
     missing:tuple,   # names of levels
@@ -685,7 +685,7 @@ def isolation()->dict:   # level -> is it on?
     granted = run_python("pass").levels
     return {name: name in granted for name in LEVELS}
 
-# %% ../nbs/17_tools.ipynb #04da03c9
+# %% ../nbs/17_tools.ipynb #6dba74e9
 PLAIN = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 
 def unpack(
@@ -713,7 +713,7 @@ def unpack_parts(
     if kind == "dict": return {inner(k): inner(v) for k, v in inside}
     return PLAIN[kind](map(inner, inside))
 
-# %% ../nbs/17_tools.ipynb #c46f7616
+# %% ../nbs/17_tools.ipynb #5843ec35
 def same(
     a, b,      # plain values, as `unpack` gives them
 )->bool:
@@ -726,7 +726,7 @@ def same(
     a, b = ({pack(k): v for k, v in d.items()} for d in (a, b))
     return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
 
-# %% ../nbs/17_tools.ipynb #f814efa4
+# %% ../nbs/17_tools.ipynb #8d001df2
 def read_tests(
     tests:str,   # lines `assert f(1, 2) == 3`
 )->list:         # (call, expected value) of each
@@ -742,7 +742,7 @@ def read_tests(
     if not found: raise ValueError("no tests")
     return found
 
-# %% ../nbs/17_tools.ipynb #2198b77f
+# %% ../nbs/17_tools.ipynb #54b270ad
 def ask(
     box:Sandbox,   # a program that is being asked
     call:str,      # an expression on one line
@@ -759,7 +759,7 @@ def ask(
     if not end: raise ValueError(f"no answer: {box.status}")
     return line.decode("ascii", "replace")
 
-# %% ../nbs/17_tools.ipynb #38a09b7c
+# %% ../nbs/17_tools.ipynb #90ee02ee
 @dataclass
 class Judgement:
     "What a judge found"
@@ -804,7 +804,7 @@ def first_wrong(
         except ValueError as e: return f"{call}: {e}"
     return ""
 
-# %% ../nbs/17_tools.ipynb #98c2907e
+# %% ../nbs/17_tools.ipynb #5c86fda9
 TESTER = """
 def run_tests(asked, answers):
     import builtins, os
