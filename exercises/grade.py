@@ -34,7 +34,9 @@ import wire
 from wire import Broken, NotData
 
 CELL_SECONDS = int(os.environ.get("NANOCHAT_CELL_SECONDS", 60))    # limit for one cell of a file that is graded
+CHECK_SECONDS = float(os.environ.get("NANOCHAT_CHECK_SECONDS", "inf"))   # where less is wanted than an exercise says
 FILE_SECONDS = int(os.environ.get("NANOCHAT_FILE_SECONDS", 300))   # and for all of it
+LEVELS = ("process", "limits", "namespace", "files", "syscalls")   # of isolation, from chapter 17
 START_SECONDS = 60                                                 # what the student's process may take to start
 MOST_BYTES, MOST_FILES = 256 << 20, 5000                           # of a notebook's private folder
 
@@ -242,7 +244,7 @@ def judge(name:str, ex:Exercise, answer:Callable)->Result:
     if not isinstance(answer, Answer): answer = Local(answer)
     answer.right = ex.right
     try:
-        with time_limit(ex.seconds): ex.check(answer)
+        with time_limit(min(ex.seconds, CHECK_SECONDS)): ex.check(answer)
     except NotImplementedError: return Result(name, "open", 0, NOT_SOLVED)
     except TookTooLong: return Result(name, "timeout", 0, f"still running after {ex.seconds:g} s: a loop that never ends, or one that does far too much work?")
     except (Gone, Broken, NotData) as e: return Result(name, "wrong" if isinstance(e, NotData) else "error", 0, clean(e))
@@ -284,7 +286,8 @@ class Student:
                                         stderr=subprocess.DEVNULL, pass_fds=(alive, answers), start_new_session=True)
         for fd in (alive, answers): os.close(fd)
         inside = [p for p in sys.path if p and not HERE.is_relative_to(os.path.realpath(p))]
-        self.order(dict(cells=cells, folder=home, root=home, library=os.path.realpath(HERE.parent/"nanochat"), path=inside, seconds=FILE_SECONDS))
+        self.order(dict(cells=cells, folder=home, root=home, library=os.path.realpath(HERE.parent/"nanochat"), path=inside,
+                        seconds=FILE_SECONDS, levels=os.environ.get("NANOCHAT_GRADE_LEVELS", " ".join(LEVELS)).split()))
 
     def furnish(self)->None:
         "A folder that looks like the course to a notebook's first cell, with the library and no exercises"
@@ -300,6 +303,7 @@ class Student:
 
     def hear(self, until:float=float("inf"))->dict:
         "The next message; TookTooLong when it does not come in time"
+        if self.over: raise Gone("your code ended its whole process")
         until = min(until, self.until)
         while len(self.buffer) < 4 or len(self.buffer) < 4+int.from_bytes(self.buffer[:4], "big"):
             if int.from_bytes(self.buffer[:4], "big") > wire.MOST_BYTES: raise Broken("what your code gave back is too long, or no data")
@@ -351,8 +355,6 @@ class Student:
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-        from nanochat.tools import remove
-        with suppress(OSError): remove(str(self.folder))
 
 def decoded(tagged):
     "A value from the student's process"
@@ -400,6 +402,13 @@ class Remote(Answer):
             self.student.known = True
         return self.student.ask(args, ", ".join(map(readable, args)), "helper", helper.__name__)
 
+@functools.cache
+def isolated()->list[str]:
+    "Levels of isolation that this machine grants, found by trying"
+    student = Student([], time.monotonic()+START_SECONDS)
+    try: return student.hear()["levels"]
+    finally: student.end()
+
 # ---- one file, in the judge's process ----
 
 GRADE_CALL = re.compile(r"""^grade\(\s*["'](\w+)["']\s*,\s*["'](\w+)["']""", re.M)
@@ -425,35 +434,39 @@ class Book:
         self.given = set(results)                   # decided by an earlier judge
         self.cells, self.until = code_cells(path), time.monotonic()+FILE_SECONDS
         self.failed, self.ended = {}, {}            # cell -> its error; cell -> how it ended the process
+        self.suspects = set()                       # exercises during whose check the process ended
         self.verdicts = {}                          # (cell, exercise) -> Result: a second run is not judged again
 
     def judge(self)->None:
         "Run the notebook, again without the cell that ended it; after two such cells each exercise by itself"
         while len(self.ended) < 2:
-            if self.attempt([c for c in self.cells if c[0] not in self.ended]): return self.explain()
+            if self.attempt([c for c in self.cells if c[0] not in self.ended]): break
         for name in self.exercises:
-            if name not in self.results: self.attempt(self.alone(name))
+            if len(self.ended) > 1 or name in self.suspects:
+                if name not in self.results: self.attempt(self.alone(name), name)
         self.explain()
 
     def alone(self, name:str)->list:
-        "The cells without the answers and grade cells of other exercises"
+        "The cells without the answers and grade cells of other exercises, which may be what ended it"
         others = set()
         for (before, _), (number, source) in zip([(0, ""), *self.cells], self.cells):
             if any(n != name for _, n in GRADE_CALL.findall(source)): others |= {before, number}
-        return [c for c in self.cells if c[0] not in self.ended and c[0] not in others]
+        mine = {number for number, source in self.cells if any(n == name for _, n in GRADE_CALL.findall(source))}
+        return [c for c in self.cells if c[0] in mine or c[0] not in self.ended and c[0] not in others]
 
-    def attempt(self, cells:list)->bool:
+    def attempt(self, cells:list, alone:str|None=None)->bool:
         "Run cells in a new process; False if one of them ended it"
         if time.monotonic() > self.until: return True
         student, at, how, known = Student(cells, self.until), None, None, len(self.verdicts)
         try:
+            levels = student.hear(time.monotonic()+START_SECONDS).get("levels", [])      # said before any cell is run
+            self.tell(levels=[l for l in LEVELS if l in levels])
             while True:
-                message = student.hear(time.monotonic()+(CELL_SECONDS if at else max(CELL_SECONDS, START_SECONDS)))
+                message = student.hear(time.monotonic()+CELL_SECONDS)
                 if message.get("op") == "done": return True
                 if message.get("op") == "cell" and type(message.get("cell")) is int: at = message["cell"]
                 elif message.get("op") == "failed": self.failed[at] = checked(message.get("error"))
-                elif message.get("op") == "levels": self.tell(levels=[l for l in LEVELS if l in message.get("levels", [])])
-                elif message.get("op") == "grade": self.asked(student, at, message)
+                elif message.get("op") == "grade": self.asked(student, at, message, alone)
                 else: raise Broken("what came from your code's process is no message")
         except TookTooLong: how = f"was still running after {CELL_SECONDS} s" if time.monotonic() < self.until else f"was running when the {FILE_SECONDS} s for a file were over"
         except Gone as e: how = str(e).replace("your code ", "")
@@ -464,7 +477,7 @@ class Book:
         if not any(cell == at for cell, _ in new): self.ended[at] = how      # else it had its verdict, and may run again
         return False
 
-    def asked(self, student:Student, at:int, message:dict)->None:
+    def asked(self, student:Student, at:int, message:dict, alone:str|None)->None:
         "A grade cell of this chapter was run: judge the answer that waits in the student's process"
         name = message.get("name")
         if message.get("stem") != self.stem or name not in self.exercises: return student.order(("verdict", "unknown"))
@@ -475,6 +488,9 @@ class Book:
             answer = Remote(student, inspect.getsourcefile(ex.check))
             if message.get("ok") is not True: answer = clean(message.get("kind"), 60)
             result = judge(name, ex, answer) if isinstance(answer, Answer) else Result(name, "error", 0, f"the answer is a {answer}, not a function")
+            if student.over and result.status == "error" and name != alone:
+                self.suspects.add(name)            # or another exercise's code ended it: it is asked again, alone
+                raise Gone(result.message)
             self.verdicts[at, name] = self.results[name] = result
             self.tell(result=asdict(result))
         student.order(("verdict", self.verdicts[at, name].status))
@@ -513,15 +529,23 @@ class Book:
 
 def judge_process(stem:str, path:Path)->None:
     "The judge of one file: results go to standard output, a line each"
+    with suppress(ImportError, ValueError, OSError):
+        import resource
+        resource.setrlimit(resource.RLIMIT_DATA, (4 << 30, 4 << 30))     # data can be large, too
     out = os.dup(1)
     os.dup2(2, 1)                          # whatever else is printed here goes elsewhere
     decided = {n: Result(**r) for n, r in json.loads(sys.stdin.readline()).items()}
+    threading.Thread(target=end_with, args=(sys.stdin,), daemon=True).start()
     book = Book(stem, path, decided, lambda **line: os.write(out, json.dumps(line).encode()+b"\n"))
-    book.judge()
+    try: book.judge()
+    except Exception as e: book.tell(failed=f"{type(e).__name__}: {e}")
+
+def end_with(pipe)->None:
+    "End this process when whoever holds the other end is gone; the keeper of the notebook does the same with ours"
+    pipe.read()
+    os._exit(1)
 
 # ---- the door ----
-
-LEVELS = ("process", "limits", "namespace", "files", "syscalls")      # of chapter 17
 
 @dataclass
 class Graded:
@@ -549,27 +573,28 @@ def look_at(path:Path, stem:str|None=None)->list[str]:
 
 def grade_file(stem:str, path:Path)->Graded:
     "Have a judge grade a notebook; end the judge, too, where it hangs, and go on with the next exercise"
-    exercises, results, levels = load_exercises(stem), {}, set(LEVELS)
-    until = time.monotonic()+FILE_SECONDS+CELL_SECONDS
+    exercises, results, levels = load_exercises(stem), {}, None
+    until, told = time.monotonic()+FILE_SECONDS+CELL_SECONDS, "no grade cell was run for it"
     while time.monotonic() < until:
         asking, over = None, True
         for line in judge_lines(stem, path, results, until):
-            if line == "hung": over = False
-            elif "levels" in line: levels &= set(line["levels"])
+            if line == "failed": told = "the judge of this notebook was ended"
+            elif "failed" in line: told = f"the notebook could not be judged: {clean(line['failed'], 300)}"
+            elif line == "hung": over = False
+            elif "levels" in line: levels = set(line["levels"]) & (set(LEVELS) if levels is None else levels)
             elif "asking" in line: asking = line["asking"]
             elif "result" in line: results[line["result"]["name"]] = Result(**line["result"])
         if over: break
         if asking is None or asking in results: break
         results[asking] = Result(asking, "timeout", 0, "the check of this answer had to be ended: is there a pattern or a number in it that takes for ever?")
-    return Graded([results.get(n) or Result(n, "missing", 0, "no grade cell was run for it") for n in exercises], levels)
+    return Graded([results.get(n) or Result(n, "missing", 0, told) for n in exercises], levels or set())
 
 def judge_lines(stem:str, path:Path, results:dict, until:float):
-    "What a judge's process says, line by line, as it comes; at last `hung` where it had to be ended"
+    "What a judge's process says, line by line, as it comes; at last `hung` where it had to be ended, or `failed`"
     command = [sys.executable, str(HERE/"grade.py"), "--judge", stem, str(path.resolve())]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
-    with suppress(BrokenPipeError): run.stdin.write(json.dumps({n: asdict(r) for n, r in results.items()}).encode()+b"\n")
-    run.stdin.close()
+    with suppress(BrokenPipeError): wire.write(run.stdin.fileno(), json.dumps({n: asdict(r) for n, r in results.items()}).encode()+b"\n")
     patience, buffer = START_SECONDS+CELL_SECONDS+30, b""
     try:
         while True:
@@ -580,13 +605,13 @@ def judge_lines(stem:str, path:Path, results:dict, until:float):
             if not more: break
             *lines, buffer = (buffer+more).split(b"\n")
             for line in map(json.loads, lines):
-                patience = CELL_SECONDS+30+line.get("seconds", 0)
+                patience = line["seconds"]+15 if "asking" in line else START_SECONDS+CELL_SECONDS+30
                 yield line
-        if run.wait(): raise RuntimeError(f"{path.name}: the judge failed")
+        if run.wait(): yield "failed"
     finally:
         with suppress(OSError): os.killpg(run.pid, signal.SIGKILL)
         run.wait()
-        run.stdout.close()
+        for pipe in (run.stdin, run.stdout): pipe.close()
 
 def wrapped(text:str, indent:str)->list[str]:
     "A text in lines of at most 110 characters"

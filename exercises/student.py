@@ -33,7 +33,7 @@ MORE_CALLS = dict(
 def limit_use(seconds:int, own_users:bool)->None:
     "Hard limits on CPU time, memory, size of a file, open files, and processes where they are counted by themselves"
     import resource
-    wanted = dict(CPU=seconds, DATA=4*GIGABYTE, FSIZE=16 << 20, NOFILE=256, CORE=0)
+    wanted = dict(CPU=seconds, DATA=2*GIGABYTE, FSIZE=16 << 20, NOFILE=256, CORE=0)
     if own_users: wanted["NPROC"] = 128
     for name, most in wanted.items():
         if not hasattr(resource, f"RLIMIT_{name}"): continue
@@ -86,6 +86,7 @@ def isolate(order:dict, own_namespace:bool)->list[str]:
              ("files", only_files, (readable(order), [order["folder"], "/dev/null"])), ("syscalls", only_calls, ())]
     for name, switch, args in steps:
         with suppress(OSError, AttributeError, ValueError, ImportError):       # refused here: the judge is told
+            if name not in order["levels"]: continue
             switch(*args)
             if name != "files" or hidden: levels.append(name)
     if own_namespace: drop_rights()
@@ -95,12 +96,13 @@ def isolate(order:dict, own_namespace:bool)->list[str]:
 
 def keep(order:dict, lifeline:int, results:int)->None:
     "Start the notebook, wait until it ends or the judge is gone, and let nothing live on"
+    from nanochat.tools import kernel, remove
     own_namespace = False
     with suppress(OSError, AttributeError):
-        from nanochat.tools import kernel
         kernel("prctl", 36, 1, 0, 0, 0)              # PR_SET_CHILD_SUBREAPER: orphans come here, where they are ended
-        kernel("unshare", 0x10000000 | 0x40000000 | 0x08000000 | 0x20000000)   # user, network, IPC, processes
-        own_namespace = True
+        if "namespace" in order["levels"]:
+            kernel("unshare", 0x10000000 | 0x40000000 | 0x08000000 | 0x20000000)   # user, network, IPC, processes
+            own_namespace = True
     notebook = os.fork()
     if not notebook:
         os.close(lifeline)
@@ -118,6 +120,7 @@ def keep(order:dict, lifeline:int, results:int)->None:
             with suppress(OSError): os.kill(number, signal.SIGKILL)
         with suppress(OSError): os.waitpid(-1, os.WNOHANG)
         time.sleep(.005)
+    with suppress(OSError): remove(order["folder"])
 
 def children()->list[int]:
     "Numbers of this process's children that are still there"

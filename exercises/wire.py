@@ -11,7 +11,7 @@ from decimal import Decimal
 from fractions import Fraction
 from itertools import islice
 
-MOST_BYTES = 64 << 20       # of one message
+MOST_BYTES = 16 << 20       # of one message
 MOST_ITEMS = 1_000_000      # of one iterator
 
 class NotData(TypeError):
@@ -24,7 +24,7 @@ class Broken(Exception):
 
 # Methods of the base class are named in full, so that those of a subclass are never called.
 PLAIN = ((int, int.__int__), (float, float.__float__), (str, str.__str__))
-VIEWS = (deque, type({}.keys()), type({}.values()), type({}.items()))
+VIEWS = (range, deque, type({}.keys()), type({}.values()), type({}.items()))
 
 def encode(value):
     "A value as tagged JSON; NotData where it is none"
@@ -41,9 +41,7 @@ def encode(value):
     for base in (frozenset, set):
         if issubclass(kind, base): return [base.__name__, *map(encode, base.__iter__(value))]
     if kind is complex: return ["complex", value.real, value.imag]
-    if kind is range: return ["range", value.start, value.stop, value.step]
-    if kind is Fraction: return ["fraction", value.numerator, value.denominator]
-    if kind is Decimal: return ["decimal", str(value)]
+    if kind in (Fraction, Decimal): return float(value)
     return encode_array(kind, value) or encode_iterator(kind, value)
 
 def encode_tuple(kind, value):
@@ -65,7 +63,7 @@ def encode_array(kind, value):
         return ["tensor", str(value.dtype).removeprefix("torch."), list(value.shape), text_of(flat.numpy().tobytes())]
 
 def encode_iterator(kind, value):
-    "What a generator yields, as a list"
+    "What a generator yields, or a range holds, as a list"
     if not hasattr(kind, "__next__") and kind not in VIEWS:
         raise NotData(f"an object of type {kind.__name__} came back, which is not data: give back numbers, text, lists, dicts or tensors")
     items = list(islice(value, MOST_ITEMS+1))
@@ -95,7 +93,8 @@ def decode_tensor(dtype, shape, raw):
     import torch
     kind, raw = getattr(torch, dtype), bytearray(base64.b64decode(raw))
     if not isinstance(kind, torch.dtype): raise Broken("a tensor of objects")
-    return torch.frombuffer(raw, dtype=kind).reshape(shape) if raw else torch.empty(shape, dtype=kind)
+    flat = torch.frombuffer(raw, dtype=kind) if raw else torch.empty(0, dtype=kind)
+    return flat.reshape(shape)
 
 def pairs(items): return ((decode(k), decode(v)) for k, v in items)
 
@@ -108,8 +107,7 @@ DECODERS = dict(
     counter=lambda *items: Counter(dict(pairs(items))),
     bytes=lambda raw: base64.b64decode(raw),
     bytearray=lambda raw: bytearray(base64.b64decode(raw)),
-    complex=complex, range=range, fraction=Fraction, decimal=Decimal,
-    named=decode_named, array=decode_array, tensor=decode_tensor)
+    complex=complex, named=decode_named, array=decode_array, tensor=decode_tensor)
 
 def decode(tagged):
     "The value of tagged JSON"
@@ -125,6 +123,7 @@ def written(value)->str:
     "A value as text"
     try: tagged = encode(value)
     except RecursionError: raise NotData("what came back is nested too deeply, or contains itself") from None
+    except OverflowError: raise NotData("what came back holds a number that is too large") from None
     try: return json.dumps(tagged)
     except ValueError as e: raise NotData(f"what came back can't be written down: {e}") from None
 
@@ -132,7 +131,11 @@ def written(value)->str:
 
 def send(fd:int, raw:bytes)->None:
     "Write one message"
-    rest = memoryview(struct.pack(">I", len(raw))+raw)
+    write(fd, struct.pack(">I", len(raw))+raw)
+
+def write(fd:int, raw:bytes)->None:
+    "Write all of it"
+    rest = memoryview(raw)
     while rest: rest = rest[os.write(fd, rest):]
 
 def receive(fd:int)->bytes:
