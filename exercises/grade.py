@@ -85,7 +85,7 @@ def time_limit(seconds:float):
         return
     def ring(*_): raise TookTooLong()
     before = signal.signal(signal.SIGALRM, ring)
-    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds, 1)     # and every second: one alarm can be lost in a callback
     started = time.monotonic()
     try: yield
     finally:
@@ -272,7 +272,7 @@ def grade(stem:str, name:str, answer:Callable)->None:
 class Student:
     "The process in which a notebook runs, and the two pipes to it"
     def __init__(self, cells:list, until:float):
-        self.until, self.over, self.buffer, self.known, self.looked = until, False, b"", False, 0.
+        self.until, self.lost, self.over, self.buffer, self.known, self.looked = until, False, False, b"", False, 0.
         self.folder = Path(tempfile.mkdtemp(prefix="notebook-")).resolve()
         self.furnish()
         alive, self.lifeline = os.pipe()
@@ -297,13 +297,13 @@ class Student:
 
     def order(self, what)->None:
         "Tell the student's process what to do; a pickle, since this side is trusted"
-        if self.over: raise Gone("your code ended its whole process")
+        if self.lost: raise Gone("your code ended its whole process")
         try: wire.send(self.process.stdin.fileno(), pickle.dumps(what))
         except OSError: raise Gone("your code ended its whole process") from None
 
     def hear(self, until:float=float("inf"))->dict:
         "The next message; TookTooLong when it does not come in time"
-        if self.over: raise Gone("your code ended its whole process")
+        if self.lost: raise Gone("your code ended its whole process")
         until = min(until, self.until)
         while len(self.buffer) < 4 or len(self.buffer) < 4+int.from_bytes(self.buffer[:4], "big"):
             if int.from_bytes(self.buffer[:4], "big") > wire.MOST_BYTES: raise Broken("what your code gave back is too long, or no data")
@@ -341,14 +341,14 @@ class Student:
                     if now is not None: put_back(given, decoded(now))
                 return value
         except BaseException:
-            self.end()                    # it may still be at work on this question: no other one can be put
+            self.lost = True              # it may still be at work on this question: no other one can be put
             raise
         raise from_child(error, case)
 
     def end(self)->None:
         "End the notebook and all that it started, and remove its folder"
         if self.over: return
-        self.over = True
+        self.lost = self.over = True
         for fd in (self.lifeline, self.results): os.close(fd)          # the keeper sees that, and ends them all
         self.process.stdin.close()
         try: self.process.wait(10)
@@ -433,7 +433,7 @@ class Book:
         self.stem, self.exercises, self.results, self.tell = stem, load_exercises(stem), dict(results), tell
         self.given = set(results)                   # decided by an earlier judge
         self.cells, self.until = code_cells(path), time.monotonic()+FILE_SECONDS
-        self.failed, self.ended = {}, {}            # cell -> its error; cell -> how it ended the process
+        self.ran, self.failed, self.ended = set(), {}, {}    # cells that were begun; cell -> its error; cell -> how it ended the process
         self.suspects = set()                       # exercises during whose check the process ended
         self.verdicts = {}                          # (cell, exercise) -> Result: a second run is not judged again
 
@@ -464,7 +464,7 @@ class Book:
             while True:
                 message = student.hear(time.monotonic()+CELL_SECONDS)
                 if message.get("op") == "done": return True
-                if message.get("op") == "cell" and type(message.get("cell")) is int: at = message["cell"]
+                if message.get("op") == "cell" and message.get("cell") in dict(cells): self.ran.add(at := message["cell"])
                 elif message.get("op") == "failed": self.failed[at] = checked(message.get("error"))
                 elif message.get("op") == "grade": self.asked(student, at, message, alone)
                 else: raise Broken("what came from your code's process is no message")
@@ -488,7 +488,7 @@ class Book:
             answer = Remote(student, inspect.getsourcefile(ex.check))
             if message.get("ok") is not True: answer = clean(message.get("kind"), 60)
             result = judge(name, ex, answer) if isinstance(answer, Answer) else Result(name, "error", 0, f"the answer is a {answer}, not a function")
-            if student.over and result.status == "error" and name != alone:
+            if student.lost and result.status == "error" and name != alone:
                 self.suspects.add(name)            # or another exercise's code ended it: it is asked again, alone
                 raise Gone(result.message)
             self.verdicts[at, name] = self.results[name] = result
@@ -518,7 +518,8 @@ class Book:
 
     def ending(self, number:int)->tuple[str, str]:
         "(status, why) for a cell that ended the process, or that never came to its turn"
-        how = self.ended.get(number, "was not reached: the time for this file was over, or other cells ended its process again and again")
+        other = "ran, but no answer reached the judge" if number in self.ran else "was not reached: the time for this file was over"
+        how = self.ended.get(number, other)
         source = dict(self.cells)[number]
         return "timeout" if "still running" in how else "error", f"cell {number} (`{first_line(source)}`) {how}"
 

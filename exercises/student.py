@@ -222,17 +222,18 @@ def with_gradients(on:bool, answer, args):
 class Shell:
     "Runs a cell as Jupyter does, with `await`, `!ls` and `%time`; plain Python where IPython is not installed"
     def __init__(self, notebook):
-        self.notebook, self.shell = notebook, None
+        self.notebook, self.shell, self.scope = notebook, None, {"__name__": "__main__"}
         with suppress(ImportError):
             from IPython.core.interactiveshell import InteractiveShell
             from traitlets.config import Config
             self.shell = InteractiveShell.instance(config=Config(HistoryManager=dict(enabled=False)))
             self.shell.showtraceback = self.shell.showsyntaxerror = lambda *_, **__: None
             self.shell.compile.get_code_name = lambda *_: f"cell {notebook.number}"
-        self.scope = {"__name__": "__main__"}
+            self.scope = self.shell.user_ns
 
     def run(self, source):
         "The error that ended a cell, or None"
+        if re.search(r"^grade\(", source, re.M): self.scope["grade"] = self.notebook.grade    # whatever it became meanwhile
         if self.shell:
             done = self.shell.run_cell(source, store_history=True)
             return done.error_before_exec or done.error_in_exec

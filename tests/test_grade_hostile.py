@@ -84,7 +84,7 @@ def test_objects_that_equal_everything(base, tmp_path):
     calls = {n: f"{code}\ndef {f}(*a): return Equal()" for n, f in names.items()}
     assert scores(graded(solved_with(tmp_path, **calls))) == all_but(*NAMES)
 
-@pytest.mark.parametrize("base", ["", "int", "tuple"])
+@pytest.mark.parametrize("base", ["", "tuple"])
 def test_objects_that_equal_everything_in_a_cell(base):
     space = {}
     exec(EQUAL.format(base=base), space)
@@ -138,7 +138,7 @@ def test_what_is_handed_in_instead(code, tmp_path):
     results = graded(solved_with(tmp_path, overlap=code))
     assert results["overlap"].points == 0, results["overlap"]
     assert all(r.points in (0, POINTS[n]) for n, r in results.items())
-    if "patched" not in code and "builtins" not in code and "another" not in code: assert scores(results) == all_but("overlap"), results
+    if "builtins" not in code: assert scores(results) == all_but("overlap"), results      # patched tools break later cells, too
 
 HANGS = {
     "swallows every alarm": "import signal\nsignal.signal(signal.SIGALRM, lambda *_: None)\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 64))\ndef count_apart(*_):\n    while True:\n        try:\n            while True: pass\n        except BaseException: pass",
