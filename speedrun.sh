@@ -35,7 +35,7 @@ bash speedrun.sh DOOR
   chat   [--run NAME] [--stage S]  talk to a model in the terminal (default: the newest run, its last stage)
   serve  [--run NAME] [--stage S] [--port N]   talk to it in the browser
   report [--run NAME]              write its report card again
-  grade  [NN]                      scores of your exercises
+  grade  [NN] [--file F] [--folder DIR]   scores of your exercises, of a copy, of everybody's copies
   plan   [options]                 print the plan of a job, train nothing
   runs                             list the runs
   clean  NAME                      remove a run
@@ -57,7 +57,7 @@ main() {
     serve)  options "run stage port" "$@"; set_up; of_run; exec "$PY" -m nanochat.serve --run "$RUN" ${GIVEN[@]+"${GIVEN[@]}"} ;;
     report) options "run" "$@"; set_up; of_run; nano report --run "$RUN" ;;
     lab)    set_up; exec "$PY" -m jupyterlab --ServerApp.root_dir="$HERE" --LabApp.default_url=/lab/tree/nbs/index.ipynb "$@" ;;
-    grade)  set_up; exec "$PY" exercises/grade.py "$@" ;;
+    grade)  set_up; NANOCHAT_CALLER=$CALLER exec "$PY" exercises/grade.py "$@" ;;
     runs)   options "" "$@"; find_python; house runs ;;
     clean)  [ $# -eq 1 ] || misuse "clean takes the name of one run; \`bash speedrun.sh runs\` lists them"
             find_python; house clean "$1" ;;

@@ -4,20 +4,41 @@
     python exercises/grade.py 01                  one chapter
     python exercises/grade.py 01 --solutions      the solutions instead (status 1 unless all are right)
     python exercises/grade.py 01 --file PATH      somebody's copy of the exercise notebook
+    python exercises/grade.py --folder DIR        everybody's copies: one row each
 
 A grade cell calls `grade("01_bpe", "overlap", my_function)`. What is right is decided by `exercises/graders/01_bpe.py`,
-which holds a dict EXERCISES = {name: Exercise(...)}. A file is run cell by cell in a process of its own, each cell with
-a time limit and going on after errors, so that one broken answer never hides another. Answers run as ordinary
-Python with your rights: grade only files that you would run yourself.
+which holds a dict EXERCISES = {name: Exercise(...)}.
+
+Whom the scores of files can be trusted against. Three processes take part: this one, which starts a judge for each
+file; the judge, which holds the grader and never runs a student's code; and the student's (student.py), which runs the
+notebook and holds no grader. Values pass between the last two as data (wire.py). Whatever the notebook does to its own
+process (exit, patches, objects that equal everything, forged messages) costs its own points and nothing else. With all
+levels of chapter 17 on, it reads no grader, solution or other file of yours, changes no file, reaches no network,
+meets hard limits of time, memory and disk, and leaves no process behind. With fewer levels (the first line of output
+says which are on) it runs with your rights as far as they go: then grade only files that you would run yourself.
+Helpers that a grader runs beside an answer (@in_child: counting writes, watching memory) are advisory: code that takes
+the trouble to find and replace them can deceive them, though not the comparison of values.
+In a cell, the check runs in the notebook's own kernel: it serves the student, and a score there is worth what the
+student's word is worth.
 """
-import argparse, copy, importlib.util, json, os, re, signal, subprocess, sys, tempfile, threading, time
+import argparse, ast, builtins, copy, functools, importlib.util, inspect, json, linecache, os, pickle, re, select
+import shutil, signal, subprocess, sys, tempfile, textwrap, threading, time
 from collections.abc import Callable
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-CELL_SECONDS = int(os.environ.get("NANOCHAT_CELL_SECONDS", 60))   # limit for one cell of a file that is graded
+if str(HERE) not in sys.path: sys.path.insert(0, str(HERE))
+import wire
+from wire import Broken, NotData
+
+CELL_SECONDS = int(os.environ.get("NANOCHAT_CELL_SECONDS", 60))    # limit for one cell of a file that is graded
+CHECK_SECONDS = float(os.environ.get("NANOCHAT_CHECK_SECONDS", "inf"))   # where less is wanted than an exercise says
+FILE_SECONDS = int(os.environ.get("NANOCHAT_FILE_SECONDS", 300))   # and for all of it
+LEVELS = ("process", "limits", "namespace", "files", "syscalls")   # of isolation, from chapter 17
+START_SECONDS = 60                                                 # what the student's process may take to start
+MOST_BYTES, MOST_FILES = 256 << 20, 5000                           # of a notebook's private folder
 
 @dataclass
 class Wrong:
@@ -40,6 +61,7 @@ class Exercise:
 
 @dataclass
 class Result:
+    "What came of one exercise"
     name: str
     status: str        # solved, open, wrong, error, timeout, missing
     points: int
@@ -52,6 +74,9 @@ class NotYet(AssertionError):
 class TookTooLong(BaseException):
     "Not an Exception, so that an answer's own `except Exception` can't swallow it"
 
+class Gone(Exception):
+    "The student's process is gone"
+
 @contextmanager
 def time_limit(seconds:float):
     "Raise TookTooLong after so many seconds, where the system can do that"
@@ -60,7 +85,7 @@ def time_limit(seconds:float):
         return
     def ring(*_): raise TookTooLong()
     before = signal.signal(signal.SIGALRM, ring)
-    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds, 1)     # and every second: one alarm can be lost in a callback
     started = time.monotonic()
     try: yield
     finally:
@@ -81,6 +106,111 @@ def load_exercises(stem:str)->dict:
 def stems()->list[str]:
     "Chapters that have exercises"
     return sorted(p.stem for p in (HERE/"graders").glob("[0-9][0-9]_*.py"))
+
+# ---- what people read ----
+
+def readable(value, most:int=300)->str:
+    "A value that can be typed in again, with large numbers as people write them: 11.2e9, 1_000_000"
+    if type(value) is float and abs(value) >= 1e5:
+        exponent = next((e for e in (12, 9, 6, 3) if abs(value) >= 10**e), 0)
+        short = f"{value/10**exponent:.15g}e{exponent}"
+        return short if float(short) == value else repr(value)
+    if type(value) is int and abs(value) >= 100_000: return f"{value:_}"
+    brackets = {list: "[]", tuple: "()", set: "{}"}.get(type(value))
+    if brackets and value:
+        inner = ", ".join(map(readable, list(value)[:12])) + (f", … {len(value)} in all" if len(value) > 12 else "")
+        return shorten(brackets[0]+inner+("," if type(value) is tuple and len(value) == 1 else "")+brackets[1], most)
+    if type(value) is dict and value:
+        inner = ", ".join(f"{readable(k)}: {readable(v)}" for k, v in list(value.items())[:12])
+        return shorten("{"+inner+(f", … {len(value)} in all" if len(value) > 12 else "")+"}", most)
+    try: return shorten(" ".join(repr(value).split()) if type(value) not in (str, bytes) else repr(value), most)
+    except BaseException: return f"<{type(value).__name__}>"
+
+def readable_call(function:Callable, args:tuple)->str:
+    "`name = value` for each argument, by the names of a function that takes them"
+    try: names = [p.name for p in inspect.signature(function).parameters.values() if p.kind < p.VAR_POSITIONAL]
+    except (TypeError, ValueError): names = []
+    if len(names) < len(args): return ", ".join(map(readable, args))
+    return ", ".join(f"{n} = {readable(a)}" for n, a in zip(names, args))
+
+def shorten(text:str, most:int)->str:
+    "A text cut at the end of a word"
+    if len(text) <= most: return text
+    return re.sub(r"\s*\S*$", "", text[:most+1])[:most] + " …" if " " in text[:most] else text[:most]+"…"
+
+def clean(text:str, most:int=1500)->str:
+    "A text without what moves a terminal's cursor or turns its writing round"
+    text = re.sub("[^\\S\n ]+", " ", str(text))
+    return shorten(re.sub("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", "�", text), most)
+
+# ---- the judge ----
+
+def in_child(helper:Callable)->Callable:
+    "For a function helper(answer, *args) of a grader that must run where the answer lives; its result is data"
+    @functools.wraps(helper)
+    def run(answer, *args):
+        return answer.run(helper, args) if isinstance(answer, Answer) else wire.data(helper(answer, *args))
+    return run
+
+def helpers_source(path:str)->str:
+    "Source of all @in_child functions of a grader and of what they use, without anything else of it"
+    tree = ast.parse(Path(path).read_text("utf-8"))
+    named, wanted, imports = {}, set(), []
+    for node in tree.body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and getattr(node, "module", None) != "grade": imports.append(node)
+        names = [node.name] if hasattr(node, "name") else [n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Assign)): named.update(dict.fromkeys(names, node))
+        marks = [d for d in getattr(node, "decorator_list", []) if isinstance(d, ast.Name) and d.id == "in_child"]
+        for d in marks:
+            node.decorator_list.remove(d)
+            wanted.add(node.name)
+    todo = list(wanted)
+    while todo:
+        inner = [n for n in ast.walk(named[todo.pop()]) if isinstance(n, (ast.Name, ast.arg))]
+        own = {n.arg for n in inner if isinstance(n, ast.arg)} | {n.id for n in inner if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        new = {n.id for n in inner if isinstance(n, ast.Name)} & set(named) - own - wanted
+        wanted |= new
+        todo += new
+    nodes = {id(named[w]) for w in wanted}
+    return ast.unparse(ast.Module(imports+[n for n in tree.body if id(n) in nodes], []))
+
+class Answer:
+    "A student's answer as checks see it: call it, and what comes back is data"
+    right = None                        # a right answer, for the names of arguments
+    def __call__(self, *args): raise NotImplementedError
+    def run(self, helper, args): raise NotImplementedError
+
+class Local(Answer):
+    "An answer in this very process, as in a notebook"
+    def __init__(self, function): self.function = function
+    def __call__(self, *args): return self.around(self.function, args, readable_call(self.right or self.function, args))
+    def run(self, helper, args): return self.around(functools.partial(helper, self.function), args, ", ".join(map(readable, args)))
+
+    def around(self, function, args, case):
+        "What comes back, as data; any error that the student's code may raise becomes one that a check can meet"
+        try: return wire.data(function(*args))
+        except (TookTooLong, NotData, NotImplementedError): raise
+        except BaseException as e: raise raised(type(e).__name__, str(e), e.args, self.place(e), case) from e
+
+    def place(self, e)->str:
+        "The last line of the answer's own file that led to an error"
+        code, at, found = getattr(inspect.unwrap(self.function), "__code__", None), e.__traceback__, ""
+        while code and at is not None:
+            if at.tb_frame.f_code.co_filename == code.co_filename:
+                text = linecache.getline(code.co_filename, at.tb_lineno).strip()
+                found = f"in line {at.tb_lineno} of its cell" + (f", `{text}`" if text else "")
+            at = at.tb_next
+        return found
+
+def raised(name:str, text:str, args:tuple, place:str, case:str)->Exception:
+    "An error of the student's code, made anew: a built-in kind where a check may want to catch it"
+    kind = getattr(builtins, name, None)
+    known = isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, (StopIteration, StopAsyncIteration, Warning))
+    if not known: kind = type(name if name.isidentifier() else "Exception", (Exception,), {})
+    try: e = kind(*args)
+    except Exception: e = type(name, (Exception,), {})(text)
+    e.told = f"your code raised {name}" + (f": {text}" if text else "") + (f"\n{place}" if place else "") + (f"\nwith {case}" if case else "")
+    return e
 
 def behaviour(ex:Exercise, answer:Callable, probe:tuple):
     "What an answer does with one probe: its result, or the kind of error"
@@ -106,108 +236,422 @@ def diagnose(ex:Exercise, answer:Callable)->Wrong|None:
         if all(map(same, does, errs)) and not all(map(same, errs, right)): return w
     return None
 
+NOT_SOLVED = "not solved yet: write your answer in place of `raise NotImplementedError`. The hints under the task open one by one."
+
 def judge(name:str, ex:Exercise, answer:Callable)->Result:
     "Check one answer and say what is wrong with it"
     if not callable(answer): return Result(name, "error", 0, f"the answer is a {type(answer).__name__}, not a function")
+    if not isinstance(answer, Answer): answer = Local(answer)
+    answer.right = ex.right
     try:
-        with time_limit(ex.seconds): ex.check(answer)
-    except NotImplementedError: return Result(name, "open", 0, "not solved yet: write your answer in place of `raise NotImplementedError`. The hints under the task open one by one.")
+        with time_limit(min(ex.seconds, CHECK_SECONDS)): ex.check(answer)
+    except NotImplementedError: return Result(name, "open", 0, NOT_SOLVED)
     except TookTooLong: return Result(name, "timeout", 0, f"still running after {ex.seconds:g} s: a loop that never ends, or one that does far too much work?")
+    except (Gone, Broken, NotData) as e: return Result(name, "wrong" if isinstance(e, NotData) else "error", 0, clean(e))
     except AssertionError as e: status, told = "wrong", str(e) or "a check failed"
-    except (Exception, SystemExit) as e: status, told = "error", f"your code raised {type(e).__name__}: {e}"
+    except Exception as e:
+        status, told = "error", getattr(e, "told", None)
+        if told is None: status, told = "wrong", f"the check can't use what your code gave back: {type(e).__name__}: {e}"
     else: return Result(name, "solved", ex.points)
     known = diagnose(ex, answer)
+    told = clean(told)
     if known: told += f"\nIt behaves like a known wrong answer, \"{known.name}\": {known.why}"
     return Result(name, status, 0, told)
 
-RECORD = None     # where a file that is graded keeps its results; None in a notebook
-
 def grade(stem:str, name:str, answer:Callable)->None:
-    "Grade one answer: prints the points, or raises NotYet with what is wrong"
+    "Grade one answer in a notebook: prints the points, or raises NotYet with what is wrong"
     exercises = load_exercises(stem)
     if name not in exercises: raise NotYet(f"{stem} has no exercise {name!r}; it has: {', '.join(exercises)}")
     ex = exercises[name]
     result = judge(name, ex, answer)
-    if RECORD is not None: RECORD(result)
     if result.status != "solved": raise NotYet(f"{ex.title}: {result.message}")
     print(f"{ex.title}: solved, {ex.points} of {ex.points} points")
 
-# ---- whole files ----
+# ---- the student's process, seen from the judge ----
+
+class Student:
+    "The process in which a notebook runs, and the two pipes to it"
+    def __init__(self, cells:list, until:float):
+        self.until, self.lost, self.over, self.buffer, self.known, self.looked = until, False, False, b"", False, 0.
+        self.folder = Path(tempfile.mkdtemp(prefix="notebook-")).resolve()
+        self.furnish()
+        alive, self.lifeline = os.pipe()
+        self.results, answers = os.pipe()
+        command = [sys.executable, "-I", "-B", "-X", "utf8", str(HERE/"student.py"), str(alive), str(answers)]
+        home = str(self.folder)
+        env = dict(HOME=home, TMPDIR=home, IPYTHONDIR=home+"/.ipython", MPLCONFIGDIR=home+"/.matplotlib", MPLBACKEND="Agg",
+                   PATH=f"{Path(sys.executable).parent}:/usr/bin:/bin", LANG="C.UTF-8", CUDA_VISIBLE_DEVICES="",
+                   OMP_NUM_THREADS="1", TERM="dumb", PYTHONDONTWRITEBYTECODE="1", NANOCHAT_BASE_DIR=home+"/store")
+        self.process = subprocess.Popen(command, cwd=self.folder/"exercises", env=env, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                                        stderr=subprocess.DEVNULL, pass_fds=(alive, answers), start_new_session=True)
+        for fd in (alive, answers): os.close(fd)
+        inside = [p for p in sys.path if p and not HERE.is_relative_to(os.path.realpath(p))]
+        self.order(dict(cells=cells, folder=home, root=home, library=os.path.realpath(HERE.parent/"nanochat"), path=inside,
+                        seconds=FILE_SECONDS, levels=os.environ.get("NANOCHAT_GRADE_LEVELS", " ".join(LEVELS)).split()))
+
+    def furnish(self)->None:
+        "A folder that looks like the course to a notebook's first cell, with the library and no exercises"
+        (self.folder/"exercises").mkdir()
+        for name in ("settings.ini", "exercises/grade.py"): (self.folder/name).touch()
+        (self.folder/"nanochat").symlink_to(HERE.parent/"nanochat")
+
+    def order(self, what)->None:
+        "Tell the student's process what to do; a pickle, since this side is trusted"
+        if self.lost: raise Gone("your code ended its whole process")
+        try: wire.send(self.process.stdin.fileno(), pickle.dumps(what))
+        except OSError: raise Gone("your code ended its whole process") from None
+
+    def hear(self, until:float=float("inf"))->dict:
+        "The next message; TookTooLong when it does not come in time"
+        if self.lost: raise Gone("your code ended its whole process")
+        until = min(until, self.until)
+        while len(self.buffer) < 4 or len(self.buffer) < 4+int.from_bytes(self.buffer[:4], "big"):
+            if int.from_bytes(self.buffer[:4], "big") > wire.MOST_BYTES: raise Broken("what your code gave back is too long, or no data")
+            if time.monotonic() > until: raise TookTooLong
+            self.look_at_folder()
+            if not select.select([self.results], [], [], min(.5, max(0, until-time.monotonic())))[0]: continue
+            more = os.read(self.results, 1 << 20)
+            if not more: raise Gone("your code ended its whole process")
+            self.buffer += more
+        size = int.from_bytes(self.buffer[:4], "big")
+        raw, self.buffer = self.buffer[4:4+size], self.buffer[4+size:]
+        try: message = json.loads(raw)
+        except (ValueError, RecursionError): message = None
+        if type(message) is not dict: raise Broken("what came from your code's process is no message")
+        return message
+
+    def look_at_folder(self)->None:
+        "Twice a second: is the private folder still small?"
+        if time.monotonic()-self.looked < .5: return
+        from nanochat.tools import folder_use
+        entries, size = folder_use(str(self.folder), MOST_FILES)
+        if entries >= MOST_FILES or size > MOST_BYTES: raise Gone("your code filled its folder")
+        self.looked = time.monotonic()
+
+    def ask(self, args:tuple, case:str, *op)->object:
+        "Have the answer called, and bring back what comes of it, also in the arguments"
+        torch = sys.modules.get("torch")
+        try:
+            self.order((*op, args, torch is None or torch.is_grad_enabled()))
+            reply = self.hear()
+            error, after = reply.get("error"), reply.get("after", [])
+            if error is None:
+                value = decoded(reply.get("value"))
+                for given, now in zip(args, after):
+                    if now is not None: put_back(given, decoded(now))
+                return value
+        except BaseException:
+            self.lost = True              # it may still be at work on this question: no other one can be put
+            raise
+        raise from_child(error, case)
+
+    def end(self)->None:
+        "End the notebook and all that it started, and remove its folder"
+        if self.over: return
+        self.lost = self.over = True
+        for fd in (self.lifeline, self.results): os.close(fd)          # the keeper sees that, and ends them all
+        self.process.stdin.close()
+        try: self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+def decoded(tagged):
+    "A value from the student's process"
+    try: return wire.decode(tagged)
+    except TookTooLong: raise
+    except BaseException: raise Broken("what your code gave back is no data") from None
+
+def put_back(given, now)->None:
+    "Change an argument as the student's code changed its copy"
+    if type(given) is list and type(now) is list: given[:] = now
+    elif type(given) in (dict, set) and type(now) is type(given):
+        given.clear()
+        given.update(now)
+
+def from_child(error:dict, case:str)->Exception:
+    "The error that a student's process reports"
+    error = checked(error)
+    if error["data"]: return NotData(error["text"])
+    if error["type"] == "NotImplementedError": return NotImplementedError()
+    try: args = tuple(wire.decode(error.get("args")))
+    except Exception: args = (error["text"],)
+    return raised(error["type"], error["text"], args, place_of(error), case)
+
+def checked(error)->dict:
+    "A report of an error in which every field has its type"
+    if type(error) is not dict: raise Broken("what came from your code's process is no message")
+    kinds = dict(type=str, text=str, line=str, missing=str, cell=int, row=int, data=bool)
+    out = dict(type="Exception", text="", line="", missing=None, cell=None, row=None, data=False, args=error.get("args"))
+    out.update({k: error[k] for k, kind in kinds.items() if type(error.get(k)) is kind})
+    return {k: clean(v, 400) if type(v) is str else v for k, v in out.items()}
+
+def place_of(error:dict)->str:
+    "Where in the notebook an error arose"
+    return f"in cell {error['cell']}, line {error['row']}: `{error['line']}`" if error["cell"] else ""
+
+class Remote(Answer):
+    "An answer in the student's process"
+    def __init__(self, student, source): self.student, self.source = student, source
+    def __call__(self, *args): return self.student.ask(args, readable_call(self.right, args), "call")
+
+    def run(self, helper, args):
+        if not self.student.known:
+            self.student.order(("source", helpers_source(self.source)))
+            self.student.hear()
+            self.student.known = True
+        return self.student.ask(args, ", ".join(map(readable, args)), "helper", helper.__name__)
+
+@functools.cache
+def isolated()->list[str]:
+    "Levels of isolation that this machine grants, found by trying"
+    student = Student([], time.monotonic()+START_SECONDS)
+    try: return student.hear()["levels"]
+    finally: student.end()
+
+# ---- one file, in the judge's process ----
 
 GRADE_CALL = re.compile(r"""^grade\(\s*["'](\w+)["']\s*,\s*["'](\w+)["']""", re.M)
 
-def code_cells(path:Path)->list[str]:
-    "Sources of a notebook's code cells, without magics"
-    cells = ["".join(c["source"]) for c in json.loads(path.read_text("utf-8"))["cells"] if c["cell_type"] == "code"]
-    return ["\n".join(l for l in c.splitlines() if not re.match(r"\s*[%!]", l)) for c in cells]
+def code_cells(path:Path)->list[tuple]:
+    "(place among all cells, source) of a notebook's code cells"
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+    return [(i+1, "".join(c["source"])) for i, c in enumerate(cells) if c["cell_type"] == "code"]
 
-def run_cells(path:Path, out:Path, skip:set[int])->None:
-    "Run a notebook's cells one after the other, whatever happens; results go to `out`, a line each"
-    global RECORD
-    def tell(**line):
-        with out.open("a") as f: f.write(json.dumps(line)+"\n")
-    graded, first_error, scope = set(), "", {"__name__": "__main__"}
-    def record(r): graded.add(r.name); tell(**vars(r))
-    RECORD = record
-    for i,source in enumerate(code_cells(path)):
-        if i in skip: continue
-        tell(start=i)
+def first_line(source:str)->str:
+    "How a cell begins, to find it by"
+    return shorten(next((l.strip() for l in source.splitlines() if l.strip() and not l.strip().startswith("#")), ""), 50)
+
+def defines(source:str, name:str)->bool:
+    "Does a cell look as if it gives this name a meaning? By its text: it may not even compile"
+    n = re.escape(name)
+    return bool(re.search(rf"^\s*(async\s+)?(def|class)\s+{n}\b|^[^=#\n(]*\b{n}\b[^=\n(]*=(?!=)|^\s*(from\b.*)?import\b.*\b{n}\b|\bfor\s+{n}\b", source, re.M))
+
+class Book:
+    "One student's notebook before the judge"
+    def __init__(self, stem:str, path:Path, results:dict, tell:Callable):
+        self.stem, self.exercises, self.results, self.tell = stem, load_exercises(stem), dict(results), tell
+        self.given = set(results)                   # decided by an earlier judge
+        self.cells, self.until = code_cells(path), time.monotonic()+FILE_SECONDS
+        self.ran, self.failed, self.ended = set(), {}, {}    # cells that were begun; cell -> its error; cell -> how it ended the process
+        self.suspects = set()                       # exercises during whose check the process ended
+        self.verdicts = {}                          # (cell, exercise) -> Result: a second run is not judged again
+
+    def judge(self)->None:
+        "Run the notebook, again without the cell that ended it; after two such cells each exercise by itself"
+        while len(self.ended) < 2:
+            if self.attempt([c for c in self.cells if c[0] not in self.ended]): break
+        for name in self.exercises:
+            if len(self.ended) > 1 or name in self.suspects:
+                if name not in self.results: self.attempt(self.alone(name), name)
+        self.explain()
+
+    def alone(self, name:str)->list:
+        "The cells without the answers and grade cells of other exercises, which may be what ended it"
+        others = set()
+        for (before, _), (number, source) in zip([(0, ""), *self.cells], self.cells):
+            if any(n != name for _, n in GRADE_CALL.findall(source)): others |= {before, number}
+        mine = {number for number, source in self.cells if any(n == name for _, n in GRADE_CALL.findall(source))}
+        return [c for c in self.cells if c[0] in mine or c[0] not in self.ended and c[0] not in others]
+
+    def attempt(self, cells:list, alone:str|None=None)->bool:
+        "Run cells in a new process; False if one of them ended it"
+        if time.monotonic() > self.until: return True
+        student, at, how, known = Student(cells, self.until), None, None, len(self.verdicts)
         try:
-            with time_limit(CELL_SECONDS): exec(compile(source, f"cell {i+1}", "exec"), scope)
-            continue
-        except NotYet: continue                                         # already on record
-        except TookTooLong: told, status = f"the cell was still running after {CELL_SECONDS} s", "timeout"
-        except BaseException as e: told, status = f"{type(e).__name__}: {e}", "error"
-        for _,name in GRADE_CALL.findall(source):
-            if name not in graded: tell(**vars(Result(name, status, 0, told+first_error)))
-        first_error = first_error or f" (an earlier cell, number {i+1}, failed with {told})"
-    tell(done=True)
+            levels = student.hear(time.monotonic()+START_SECONDS).get("levels", [])      # said before any cell is run
+            self.tell(levels=[l for l in LEVELS if l in levels])
+            while True:
+                message = student.hear(time.monotonic()+CELL_SECONDS)
+                if message.get("op") == "done": return True
+                if message.get("op") == "cell" and message.get("cell") in dict(cells): self.ran.add(at := message["cell"])
+                elif message.get("op") == "failed": self.failed[at] = checked(message.get("error"))
+                elif message.get("op") == "grade": self.asked(student, at, message, alone)
+                else: raise Broken("what came from your code's process is no message")
+        except TookTooLong: how = f"was still running after {CELL_SECONDS} s" if time.monotonic() < self.until else f"was running when the {FILE_SECONDS} s for a file were over"
+        except Gone as e: how = str(e).replace("your code ", "")
+        except (Broken, TypeError): how = "broke the channel of its results"
+        finally: student.end()
+        if at is None: raise RuntimeError("no cell could be run")
+        new = list(self.verdicts)[known:]
+        if not any(cell == at for cell, _ in new): self.ended[at] = how      # else it had its verdict, and may run again
+        return False
 
-def watch(run:subprocess.Popen, out:Path)->None:
-    "Wait until a process ends, or end it when its results stop growing: alarms can't stop everything"
-    size, since = 0, time.monotonic()
+    def asked(self, student:Student, at:int, message:dict, alone:str|None)->None:
+        "A grade cell of this chapter was run: judge the answer that waits in the student's process"
+        name = message.get("name")
+        if message.get("stem") != self.stem or name not in self.exercises: return student.order(("verdict", "unknown"))
+        if name in self.given: return student.order(("verdict", self.results[name].status))
+        if (at, name) not in self.verdicts:
+            ex = self.exercises[name]
+            self.tell(asking=name, seconds=ex.seconds)
+            answer = Remote(student, inspect.getsourcefile(ex.check))
+            if message.get("ok") is not True: answer = clean(message.get("kind"), 60)
+            result = judge(name, ex, answer) if isinstance(answer, Answer) else Result(name, "error", 0, f"the answer is a {answer}, not a function")
+            if student.lost and result.status == "error" and name != alone:
+                self.suspects.add(name)            # or another exercise's code ended it: it is asked again, alone
+                raise Gone(result.message)
+            self.verdicts[at, name] = self.results[name] = result
+            self.tell(result=asdict(result))
+        student.order(("verdict", self.verdicts[at, name].status))
+
+    def explain(self)->None:
+        "Say of exercises without a result what became of their grade cell"
+        for number, source in self.cells:
+            for stem, name in GRADE_CALL.findall(source):
+                if stem != self.stem or name in self.results or name not in self.exercises: continue
+                status, told = self.reason(number, source)
+                self.results[name] = Result(name, status, 0, told)
+                self.tell(result=asdict(self.results[name]))
+
+    def reason(self, number:int, source:str)->tuple[str, str]:
+        "(status, why) a grade cell came to nothing: by itself, or by the cell that should have defined a name"
+        error = self.failed.get(number)
+        if number in self.ended or not error: return self.ending(number)
+        missing = error["missing"]
+        if missing is None: return "error", self.failure(error)
+        makers = [n for n, s in self.cells if n != number and defines(s, missing) and (n in self.ended or n in self.failed)]
+        if not makers: return "error", f"`{missing}` is not defined: no cell that ran defines it"
+        maker = makers[-1]
+        status, told = self.ending(maker) if maker in self.ended else ("error", self.failure(self.failed[maker]))
+        return status, f"`{missing}` is not defined, because the cell that should define it failed: {told}"
+
+    def ending(self, number:int)->tuple[str, str]:
+        "(status, why) for a cell that ended the process, or that never came to its turn"
+        other = "ran, but no answer reached the judge" if number in self.ran else "was not reached: the time for this file was over"
+        how = self.ended.get(number, other)
+        source = dict(self.cells)[number]
+        return "timeout" if "still running" in how else "error", f"cell {number} (`{first_line(source)}`) {how}"
+
+    def failure(self, error:dict)->str:
+        "An error of a cell in words"
+        place = place_of(error)
+        return f"{error['type']}: {error['text']}" + (f"\n{place}" if place else "")
+
+def judge_process(stem:str, path:Path)->None:
+    "The judge of one file: results go to standard output, a line each"
+    with suppress(ImportError, ValueError, OSError):
+        import resource
+        resource.setrlimit(resource.RLIMIT_DATA, (4 << 30, 4 << 30))     # data can be large, too
+    out = os.dup(1)
+    os.dup2(2, 1)                          # whatever else is printed here goes elsewhere
+    decided = {n: Result(**r) for n, r in json.loads(sys.stdin.readline()).items()}
+    threading.Thread(target=end_with, args=(sys.stdin,), daemon=True).start()
+    book = Book(stem, path, decided, lambda **line: os.write(out, json.dumps(line).encode()+b"\n"))
+    try: book.judge()
+    except Exception as e: book.tell(failed=f"{type(e).__name__}: {e}")
+
+def end_with(pipe)->None:
+    "End this process when whoever holds the other end is gone; the keeper of the notebook does the same with ours"
+    pipe.read()
+    os._exit(1)
+
+# ---- the door ----
+
+@dataclass
+class Graded:
+    "What came of a file"
+    results:list            # one Result for each exercise
+    levels:set              # levels of isolation that were on
+
+class NoNotebook(ValueError):
+    "A file that can't be graded; its text says why"
+
+def look_at(path:Path, stem:str|None=None)->list[str]:
+    "Chapters that a notebook has grade cells of; NoNotebook if it is none, or not of this chapter"
+    shown = clean(str(path), 200)
     try:
-        while run.poll() is None:
-            time.sleep(.05)
-            if out.stat().st_size != size: size, since = out.stat().st_size, time.monotonic()
-            elif time.monotonic()-since > CELL_SECONDS+30: break
-    finally:
-        if run.poll() is None:                  # hung, or Ctrl-C here: it and its children live in a session of their own
-            os.killpg(run.pid, signal.SIGKILL)
-            run.wait()
+        if not path.exists(): raise NoNotebook(f"no notebook {shown}")
+        if path.is_dir(): raise NoNotebook(f"{shown} is a folder: give one notebook, or --folder {shown} for all in it")
+        if not path.is_file() or path.stat().st_size > MOST_BYTES: raise NoNotebook(f"{shown} is not a notebook")
+        found = [s for _, source in code_cells(path) for s, _ in GRADE_CALL.findall(source)]
+    except OSError as e: raise NoNotebook(f"{shown} can't be read: {e.strerror}") from None
+    except NoNotebook: raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError): raise NoNotebook(f"{shown} is not a notebook") from None
+    if not found: raise NoNotebook(f"{shown} has no grade cells: is it an exercise notebook?")
+    if stem and stem not in found: raise NoNotebook(f"{shown} belongs to chapter {clean(found[0], 40)}, not to {stem}")
+    return list(dict.fromkeys(found))
 
-def grade_file(stem:str, path:Path)->list[Result]:
-    "Run a notebook in processes of its own until each cell has had its turn; one result per exercise"
-    exercises, cells = load_exercises(stem), code_cells(path)
-    results, skip = {}, set()
-    with tempfile.TemporaryDirectory() as tmp:
-        for attempt in range(len(cells)+1):
-            out = Path(tmp)/f"{attempt}.jsonl"
-            out.touch()
-            cmd = [sys.executable, str(HERE/"grade.py"), "--cells", str(path.resolve()), str(out), ",".join(map(str, sorted(skip)))]
-            env = {**os.environ, "MPLBACKEND": "Agg", "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))}
-            run = subprocess.Popen(cmd, cwd=HERE, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-            watch(run, out)
-            lines = [json.loads(l) for l in out.read_text().splitlines() if l.endswith("}")]   # the last one may be cut
-            for l in lines:
-                if "name" in l: results[l["name"]] = Result(**l)
-            if any("done" in l for l in lines): break
-            last = max((l["start"] for l in lines if "start" in l), default=None)
-            if last is None: raise RuntimeError(f"{path.name} could not be run at all")
-            skip.add(last)                                              # this cell ended the process: go on without it
-            for _,name in GRADE_CALL.findall(cells[last]): results[name] = Result(name, "error", 0, "the cell ended the whole process, or hung")
-    return [results.get(n) or Result(n, "missing", 0, "no grade cell was run for it") for n in exercises]
+def grade_file(stem:str, path:Path)->Graded:
+    "Have a judge grade a notebook; end the judge, too, where it hangs, and go on with the next exercise"
+    exercises, results, levels = load_exercises(stem), {}, None
+    until, told = time.monotonic()+FILE_SECONDS+CELL_SECONDS, "no grade cell was run for it"
+    while time.monotonic() < until:
+        asking, over = None, True
+        for line in judge_lines(stem, path, results, until):
+            if line == "failed": told = "the judge of this notebook was ended"
+            elif "failed" in line: told = f"the notebook could not be judged: {clean(line['failed'], 300)}"
+            elif line == "hung": over = False
+            elif "levels" in line: levels = set(line["levels"]) & (set(LEVELS) if levels is None else levels)
+            elif "asking" in line: asking = line["asking"]
+            elif "result" in line: results[line["result"]["name"]] = Result(**line["result"])
+        if over: break
+        if asking is None or asking in results: break
+        results[asking] = Result(asking, "timeout", 0, "the check of this answer had to be ended: is there a pattern or a number in it that takes for ever?")
+    return Graded([results.get(n) or Result(n, "missing", 0, told) for n in exercises], levels or set())
+
+def judge_lines(stem:str, path:Path, results:dict, until:float):
+    "What a judge's process says, line by line, as it comes; at last `hung` where it had to be ended, or `failed`"
+    command = [sys.executable, str(HERE/"grade.py"), "--judge", stem, str(path.resolve())]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+    with suppress(BrokenPipeError): wire.write(run.stdin.fileno(), json.dumps({n: asdict(r) for n, r in results.items()}).encode()+b"\n")
+    patience, buffer = START_SECONDS+CELL_SECONDS+30, b""
+    try:
+        while True:
+            if not select.select([run.stdout], [], [], max(0, min(patience, until-time.monotonic())))[0]:
+                yield "hung"
+                return
+            more = os.read(run.stdout.fileno(), 1 << 16)
+            if not more: break
+            *lines, buffer = (buffer+more).split(b"\n")
+            for line in map(json.loads, lines):
+                patience = line["seconds"]+15 if "asking" in line else START_SECONDS+CELL_SECONDS+30
+                yield line
+        if run.wait(): yield "failed"
+    finally:
+        with suppress(OSError): os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+        for pipe in (run.stdin, run.stdout): pipe.close()
+
+def wrapped(text:str, indent:str)->list[str]:
+    "A text in lines of at most 110 characters"
+    return [l for part in text.split("\n") for l in textwrap.wrap(part, 110, initial_indent=indent, subsequent_indent=indent)]
 
 def table(stem:str, results:list[Result])->str:
-    "Scores of a chapter, a line each"
+    "Scores of a chapter, a line each, and under it what is wrong"
     exercises, lines = load_exercises(stem), [stem]
     for r in results:
         ex = exercises[r.name]
-        first, *rest = r.message.split("\n")
-        told = (rest[-1] if rest else first).split("The hints")[0]
-        lines.append(f"  {ex.title:<34.34} {r.points:>2} / {ex.points:<2}  {r.status}" + (f": {told.strip()[:150]}" if told else ""))
+        told = clean(r.message).split(": write your answer")[0] if r.status == "open" else clean(r.message, 2500)
+        line = f"  {ex.title:<34.34} {r.points:>2} / {ex.points:<2}  {r.status}"
+        short = told and len(line)+len(told) < 110 and "\n" not in told
+        lines += [line+": "+told] if short else [line, *wrapped(told, " "*6)]
     lines.append(f"  {'together':<34} {sum(r.points for r in results):>2} / {sum(e.points for e in exercises.values())}")
     return "\n".join(lines)
+
+def folder_table(folder:Path, wanted:list[str]):
+    "Rows of scores for all notebooks of a folder, as they come"
+    files = sorted(p for p in folder.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+    width = max((len(clean(str(f.relative_to(folder)), 80)) for f in files), default=0)
+    for f in files:
+        name = f"{clean(str(f.relative_to(folder)), 80):<{width}}"
+        try: found = [s for s in look_at(f) if s in wanted]
+        except NoNotebook as e:
+            yield f"{name}  not graded: {str(e).removeprefix(clean(str(f), 200)).strip()}", None
+            continue
+        for stem in found:
+            graded, exercises = grade_file(stem, f), load_exercises(stem)
+            each = "  ".join(f"{r.name} {r.points}/{exercises[r.name].points}" for r in graded.results)
+            total = sum(e.points for e in exercises.values())
+            yield f"{name}  {stem:<14} {sum(r.points for r in graded.results):>3} / {total}   {each}", graded.levels
+
+def isolation_line(levels:set)->str:
+    "Which levels were on, and what that means"
+    off = [l for l in LEVELS if l not in levels]
+    if not off: return "isolation: all five levels of chapter 17 were on"
+    told = f"isolation: without {', '.join(off)}"
+    return told+" (see the top of exercises/grade.py): " + ("code can read the graders and your files" if "files" in off else "grade only files that you would run yourself")
 
 def main(argv:list[str]|None=None)->int:
     "The command line; returns the exit status"
@@ -215,26 +659,45 @@ def main(argv:list[str]|None=None)->int:
     p.add_argument("chapter", nargs="?", help="its number, such as 01; without it every chapter")
     p.add_argument("--solutions", action="store_true", help="grade the solutions instead; status 1 unless all are right")
     p.add_argument("--file", type=Path, help="grade this copy of the exercise notebook")
-    p.add_argument("--cells", nargs=3, metavar=("FILE", "OUT", "SKIP"), help=argparse.SUPPRESS)
+    p.add_argument("--folder", type=Path, help="grade all notebooks in this folder, whoever they belong to")
+    p.add_argument("--judge", nargs=2, metavar=("STEM", "FILE"), help=argparse.SUPPRESS)
     a = p.parse_args(argv)
-    if a.cells: return run_cells(Path(a.cells[0]), Path(a.cells[1]), {int(i) for i in a.cells[2].split(",") if i}) or 0
+    if a.judge: return judge_process(a.judge[0], Path(a.judge[1])) or 0
     there = stems()
     wanted = [s for s in there if a.chapter is None or s == a.chapter or (a.chapter.isdigit() and int(s[:2]) == int(a.chapter))]
     def fail(why):
         print(f"error: {why}", file=sys.stderr)
         return 2
-    if not wanted: return fail(f"no exercises for chapter {a.chapter}; there are: {', '.join(there)}")
-    if a.file and (len(wanted) != 1 or a.solutions): return fail("--file wants one chapter, and no --solutions")
+    if not wanted: return fail(f"no exercises for chapter {clean(a.chapter, 40)}; there are: {', '.join(there)}")
+    if sum(map(bool, (a.file, a.folder, a.solutions))) > 1: return fail("give one of --file, --folder, --solutions")
+    caller = Path(os.environ.get("NANOCHAT_CALLER") or os.getcwd())
+    if a.folder:
+        if not (caller/a.folder).is_dir(): return fail(f"no folder {clean(str(caller/a.folder), 200)}")
+        return grade_folder(caller/a.folder, wanted)
+    try:
+        if a.file and a.chapter is None: wanted = [s for s in look_at(caller/a.file) if s in there]
+        paths = {s: caller/a.file if a.file else HERE/("solutions" if a.solutions else "")/f"{s}.ipynb" for s in wanted}
+        for stem, path in paths.items(): look_at(path, stem)
+    except NoNotebook as e: return fail(e)
     points = total = 0
-    for stem in wanted:
-        path = a.file or HERE/("solutions" if a.solutions else "")/f"{stem}.ipynb"
-        try: results = grade_file(stem, path)
-        except FileNotFoundError: return fail(f"no notebook {path}")
-        except (ValueError, KeyError, TypeError): return fail(f"{path} is not a notebook")
-        print(table(stem, results))
-        points, total = points+sum(r.points for r in results), total+sum(e.points for e in load_exercises(stem).values())
+    for stem, path in paths.items():
+        graded = grade_file(stem, path)
+        if not total: print(isolation_line(graded.levels))
+        print(table(stem, graded.results), flush=True)
+        points, total = points+sum(r.points for r in graded.results), total+sum(e.points for e in load_exercises(stem).values())
     if len(wanted) > 1: print(f"all chapters: {points} of {total} points")
     return int(a.solutions and points < total)
+
+def grade_folder(folder:Path, wanted:list[str])->int:
+    "A row for each notebook"
+    on, rows = set(LEVELS), 0
+    for row, levels in folder_table(folder, wanted):
+        if levels is not None: on &= levels
+        rows += 1
+        print(row, flush=True)
+    if rows: print(isolation_line(on))
+    else: print(f"error: no notebooks in {clean(str(folder), 200)}", file=sys.stderr)
+    return 0 if rows else 2
 
 if __name__ == "__main__":
     from grade import main      # under its own name, so that notebooks and graders meet the same module

@@ -2,7 +2,7 @@
 import contextlib, errno, math, os, random, re, shutil, tempfile
 from pathlib import Path
 from nanochat.runtime import atomic_write
-from grade import Exercise, Wrong
+from grade import Exercise, Wrong, in_child
 
 # ---- 1. whole or not at all: write_whole(path, data) ----
 
@@ -27,6 +27,7 @@ def watched_os(fail=None, before_rename=None):
     finally:
         for n, f in real.items(): setattr(os, n, f)
 
+@in_child
 def written(answer, case):
     "What an answer leaves behind in one case: none (no trouble), fsync or replace (that step fails), new (no old file), two (another writer comes in between)"
     with tempfile.TemporaryDirectory() as d:
@@ -129,6 +130,7 @@ def patience(nap=lambda wait, k, u: wait+min(30, 2**(k-1))*u, last=0, final=True
                 if nap_at_end and failed >= tries+last: raise
     return f
 
+@in_child
 def patience_behave(answer, script, tries):
     "(how it ends, naps, questions): `script` lists what each question meets, True at its end for an answer"
     naps, asked, us = [], 0, iter(random.Random(5).random() for _ in range(10_000))

@@ -3,7 +3,7 @@ import random
 from collections import Counter
 import regex
 from nanochat.bpe import SPLIT_PATTERN, count_pairs, encode_chunk, merge, split_text, train_bpe
-from grade import Exercise, Wrong
+from grade import Exercise, Wrong, in_child
 
 def random_ids(rng, kinds=3, most=14): return [rng.randrange(1, kinds+1) for _ in range(rng.randrange(most))]
 
@@ -152,17 +152,22 @@ def recount(ids, pair, new_id, counts):
     for p in zip(new, new[1:]): counts[p] += 1
     return new
 
-def changes_behave(answer, ids, pair):
-    counts, places = watched(ids), len(ids)-len(merge(ids, pair, 99))
+@in_child
+def updated(answer, ids, pair, extra=()):
+    "The new word, the counts afterwards, and how often they were written"
+    counts = watched(ids, extra)
     new = answer(list(ids), pair, 99, counts)
-    return new, {p:c for p,c in counts.items() if c}, counts.writes <= 5*places
+    return new, dict(counts), counts.writes
+
+def changes_behave(answer, ids, pair):
+    new, counts, writes = updated(answer, ids, pair)
+    return new, {p:c for p,c in counts.items() if c}, writes <= 5*(len(ids)-len(merge(ids, pair, 99)))
 
 def changes_check(answer):
     rng = random.Random(3)
     cases = [([1, 2, 3, 1, 2], (1, 2)), ([1, 2, 1, 2], (1, 2)), ([1]*3, (1, 1)), ([1]*6, (1, 1)), ([3, 1, 2, 1, 2, 4], (1, 2)), ([], (1, 2)), ([2, 1], (1, 2))]
     for ids, pair in cases + [(random_ids(rng), (rng.randrange(1, 4), rng.randrange(1, 4))) for _ in range(400)]:
-        counts = watched(ids, extra=[(7, 8), (1, 2)])       # the counts of other words are in there too
-        new = answer(list(ids), pair, 99, counts)
+        new, counts, _ = updated(answer, ids, pair, [(7, 8), (1, 2)])      # the counts of other words are in there too
         want = merge(ids, pair, 99)
         assert new is not None, "nothing came back: is there a `return`?"
         assert list(new) == want, f"ids {ids}, pair {pair}: the word should be {want}, not {new}"
@@ -171,9 +176,8 @@ def changes_check(answer):
         assert not off, f"ids {ids}, pair {pair}: the count of {off[0]} should be {truth.get(off[0], 0)} afterwards, not {have.get(off[0], 0)}"
     ids = [rng.randrange(3, 60) for _ in range(4000)]
     ids[1000:1002] = ids[2000:2002] = ids[3000:3002] = [1, 2]
-    counts = watched(ids)
-    answer(list(ids), (1, 2), 99, counts)
-    assert counts.writes <= 15, f"three places in a word of 4,000 were glued, and counts were written {counts.writes:,} times: at most five writes a place are needed"
+    *_, writes = updated(answer, ids, (1, 2))
+    assert writes <= 15, f"three places in a word of 4,000 were glued, and counts were written {writes:,} times: at most five writes a place are needed"
 
 changes = Exercise("3. Only what changes", 4, changes_check, updater(),
     probes=[([1, 2, 1, 2], (1, 2)), ([3, 1, 2, 4], (1, 2)), ([1]*5, (1, 1)), ([5, 6, 1, 2, 5, 6, 7, 5, 6, 7], (1, 2)), ([1, 2, 3], (1, 2)), ([3, 1, 2], (1, 2)), ([1, 2, 1, 2, 1, 2], (1, 2))],
@@ -229,6 +233,7 @@ def whole_prefix(tokens):
         yield text
     yield held.decode("utf-8", "replace")
 
+@in_child
 def shown(answer, tokens):
     "The text on the screen after each token, and at the end"
     taken = 0

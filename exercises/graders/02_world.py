@@ -3,7 +3,7 @@ import functools, hashlib, random, re, zlib
 from math import comb, perm
 from random import Random
 from nanochat.world import Fact, HELD_OUT_WORDINGS, PERSON, RELATIONS, World
-from grade import Exercise, Wrong
+from grade import Exercise, Wrong, in_child
 
 world = functools.lru_cache(World)
 
@@ -49,19 +49,22 @@ def generated(w, relation, n=30_000):
         seen.add((q["question"], *q["choices"]))
     return len(seen)
 
+@in_child
+def counted(answer, seed, relation): return answer(world(seed), relation)
+
 def count_check(answer):
-    made, got = generated(world(0), "legs"), answer(world(0), "legs")
+    made, got = generated(world(0), "legs"), counted(answer, 0, "legs")
     assert got is not None, "nothing came back: is there a `return`?"
     assert got == made, f"legs: the generator makes {made:,} different questions, you count {got:,}"
     right = counter()
     for seed in (0, 5):
         for relation in RELATIONS:
-            want, got = right(world(seed), relation), answer(world(seed), relation)
+            want, got = right(world(seed), relation), counted(answer, seed, relation)
             assert got == want, f"World({seed}), {relation}: there are {want:,} different questions, you count {got:,}"
 
 count = Exercise("1. How many questions?", 2, count_check, counter(),
     probes=[(s, r) for s in (0, 5) for r in ("legs", "home", "friend", "sibling", "north", "east", "job", "weather")],
-    behave=lambda f, seed, relation: f(world(seed), relation),
+    behave=counted,
     wrong=[
         Wrong("the order is forgotten", "you count which three wrong answers are drawn, and not in which order they stand. A list in another order is another question: a model that likes the first choice can tell.", counter(ways=lambda m: comb(m, 3))),
         Wrong("the place is forgotten", "the right answer can stand first, second, third or last.", counter(places=1)),
@@ -105,6 +108,11 @@ def splitter(both_ways=lambda f: True, take=None, whole=False, per_relation=True
         return held
     return hold_out
 
+@in_child
+def split_with_odd_hashes(answer, facts):
+    "What is held out where texts have other hashes"
+    return [tuple(map(str, f)) for f in answer([Fact(Odd(f.subject), f.relation, Odd(f.value)) for f in facts], Random(1), 0.3)]
+
 def split_faults(answer, seeds=(0, 3)):
     for seed in seeds:
         facts = facts_to_split(seed)
@@ -127,8 +135,7 @@ def split_faults(answer, seeds=(0, 3)):
             yield f"share {kind}", f"World({seed}): of {r}, {s:.0%} of the facts are held out. About 30% of every relation should be (two facts more or less do not matter)."
         if set(answer(facts, Random(1), 0.3)) != held: yield "dice", "two calls with rng = Random(1) gave two splits: take all chance from `rng`"
         elif set(answer(facts, Random(2), 0.3)) == held: yield "fixed", "Random(1) and Random(2) give the same split: `rng` should decide what is held out"
-        odd = answer([Fact(Odd(f.subject), f.relation, Odd(f.value)) for f in facts], Random(1), 0.3)
-        if {tuple(map(str, f)) for f in odd} != set(map(tuple, held)):
+        if set(split_with_odd_hashes(answer, facts)) != set(map(tuple, held)):
             yield "hash", "in a process with another PYTHONHASHSEED the split would be another one: somewhere the order of a set decides"
         half = answer(facts, Random(1), 0.5)
         if not 0.4 < sum(f in half for f in facts)/len(facts) < 0.6: yield "no share", "with share=0.5 about half of the facts should be held out"
@@ -162,23 +169,28 @@ def anagrams(n=2000):
     rng, words = Random(1), WORDS[:14]
     return list(dict.fromkeys(" ".join(rng.sample(words, len(words))) for _ in range(n)))
 
+@in_child
+def sides(answer, texts, percent, odd=False):
+    "Which of many texts are held out; odd: where texts have other hashes"
+    return [bool(answer(Odd(t) if odd else t, percent)) for t in texts]
+
 def checksum_faults(answer):
     texts = corpus()
-    share = lambda p, ts=texts: 100*sum(bool(answer(t, p)) for t in ts)/len(ts)
+    share = lambda p, ts=texts: 100*sum(sides(answer, ts, p))/len(ts)
     if answer(texts[0], 10) is None: yield "nothing", "nothing came back: is there a `return`?"; return
     few = texts[:2000]
-    first = [bool(answer(t, 30)) for t in few]
+    first = sides(answer, few, 30)
     random.seed(5)
-    again = [bool(answer(t, 30)) for t in few[::-1]][::-1]
+    again = sides(answer, few[::-1], 30)[::-1]
     if again != first: yield "memory", "asked again, in another order, the same text came to the other side. The answer may depend on the text and on nothing else."; return
-    if [bool(answer(Odd(t), 30)) for t in few] != first: yield "hash", "in a process with another PYTHONHASHSEED other texts would be held out: training in one process and testing in another would mix the two"
+    if sides(answer, few, 30, True) != first: yield "hash", "in a process with another PYTHONHASHSEED other texts would be held out: training in one process and testing in another would mix the two"
     if share(0, few) > 0: yield "zero", "with 0 percent nothing may be held out"
     if share(100, few) < 100: yield "hundred", "with 100 percent everything must be held out"
     for p, tolerance in ((10, 1), (30, 1.5)):
         if abs((s := share(p)) - p) > tolerance: yield f"share {p}" + (" turned" if abs(s-100+p) < tolerance else ""), f"of 20,000 texts {s:.1f}% are held out where {p}% were asked for"
     if abs((s := share(.5)) - .5) > .2: yield "fine", f"of 20,000 texts {s:.2f}% are held out where 0.5% were asked for: a percentage need not be a whole number"
     if abs((s := share(30, anagrams())) - 30) > 6: yield "anagrams", f"of 2,000 texts of the same words in other orders {s:.0f}% are held out where 30% were asked for: near relatives should not stay together"
-    small = [t for t in few if answer(t, 20) and not answer(t, 30)]
+    small = [t for t, a, b in zip(few, sides(answer, few, 20), first) if a and not b]
     if small: yield "sides", f"{len(small)} of 2,000 texts are held out at 20%, and not at 30%: who enlarges the test split would train on what was tested before"
 
 checksum = Exercise("3. A split without a list", 3, first_fault(checksum_faults), by_checksum, probes=[()], behave=fault_names(checksum_faults),
@@ -227,12 +239,20 @@ def words(text): return f" {re.sub(r'[^A-Za-z]+', ' ', text)} "
 
 def mentions(text, value): return words(value).lower() in words(text).lower()
 
+@in_child
+def lessons_of(answer, seed, n, dice=None):
+    "The first n lessons; dice: the state of the `random` that an answer must not use"
+    texts = []
+    for i in range(n):
+        if dice is not None: random.seed(dice)
+        texts.append(answer(world(seed), Random(f"lesson {i}")))
+    return texts
+
 def lesson_faults(answer, seeds=(0, 3), n=400):
     for seed in seeds:
         w, (questions, exam), faults = world(seed), tables(seed), {}
         lessons, subjects, told = [], set(), set()
-        for i in range(n):
-            text = answer(w, Random(f"lesson {i}"))
+        for i, text in enumerate(lessons_of(answer, seed, n)):
             if text is None: yield "nothing", "nothing came back: is there a `return`?"; return
             lessons.append(text)
             m = re.fullmatch(r"(.+)\nQuestion: (.+)\nAnswer: (.+)\nQuestion: (.+)\nAnswer: (.+)", text.strip(), re.S)
@@ -254,10 +274,7 @@ def lesson_faults(answer, seeds=(0, 3), n=400):
         everything = "\n".join(lessons)
         for literal, x in exam:
             if literal in everything and (m := x.search(everything)): faults.setdefault("wording", f"World({seed}): {m[0]!r} is one of the exam's own wordings (`core`). No document may contain them."); break
-        def with_dice(i, seed):
-            random.seed(seed)
-            return answer(w, Random(f"lesson {i}"))
-        if any(with_dice(i, 1) != with_dice(i, 2) for i in range(20)): faults["dice"] = f"World({seed}): the same `rng` gave two different lessons. Take all chance from `rng`."
+        if lessons_of(answer, seed, 20, 1) != lessons_of(answer, seed, 20, 2): faults["dice"] = f"World({seed}): the same `rng` gave two different lessons. Take all chance from `rng`."
         if len(set(lessons)) < .9*n or len(subjects) < 50: faults["same"] = f"World({seed}): {n} lessons have {len(set(lessons))} different texts about {len(subjects)} people; write about all 60 of them"
         held = [f for f in w.test_facts if f.relation in PERSON]
         if len(subjects) >= 50 and sum(f in told for f in held) < .6*len(held):

@@ -2,7 +2,7 @@
 import json, random
 from itertools import islice
 from nanochat.loader import Lane
-from grade import Exercise, Wrong
+from grade import Exercise, Wrong, in_child
 
 BOS = 0
 
@@ -206,20 +206,25 @@ def texts(seed, n):
         k = rng.choice([1, 2, 4, 7, 9, 30]); out.append(list(range(at, at+k))); at += k
     return lambda k=0: iter(out[k:])
 
+@in_child
+def streamed(answer, seed, n, size, depth, most, state=None):
+    "What a stream over n documents yields first; all of it is taken before any of it is looked at"
+    given = () if state is None else (state,)
+    pairs = answer(texts(seed, n), size, depth, *given)
+    assert pairs is not None, "nothing came back: is there a `yield`?"
+    return list(islice(pairs, most))
+
 def state_behave(answer, seed, size, depth, stop):
     "The rows that come after a resume"
-    docs = texts(seed, 60)
-    pairs = list(islice(answer(docs, size, depth), stop+8))
+    pairs = streamed(answer, seed, 60, size, depth, stop+8)
     saved = json.loads(json.dumps(pairs[stop-1][1]))
-    return [r for r, _ in pairs], [r for r, _ in islice(answer(docs, size, depth, saved), 12)]
+    return [r for r, _ in pairs], [r for r, _ in streamed(answer, seed, 60, size, depth, 12, saved)]
 
 def state_check(answer):
     for seed, size, depth in ((1, 10, 4), (2, 17, 8), (3, 33, 16), (4, 6, 5)):
         docs = texts(seed, 120)
         want = [r for r, _ in resumable()(docs, size, depth)]
-        pairs = answer(docs, size, depth)
-        assert pairs is not None, "nothing came back: is there a `yield`?"
-        pairs = list(islice(pairs, len(want)+5))
+        pairs = streamed(answer, seed, 120, size, depth, len(want)+5)
         assert all(isinstance(p, tuple) and len(p) == 2 for p in pairs), "yield two things each time: (row, state)"
         rows = [list(r) for r, _ in pairs]
         assert rows == want, f"the rows of a run that is never stopped are not the lane's: row {next((i for i, (a, b) in enumerate(zip(rows, want)) if a != b), min(len(rows), len(want)))} differs"
@@ -227,7 +232,7 @@ def state_check(answer):
             saved = pairs[stop-1][1]
             try: text = json.dumps(saved)
             except TypeError as e: raise AssertionError(f"the state does not go through JSON: {e}") from None
-            tail = [list(r) for r, _ in islice(answer(docs, size, depth, json.loads(text)), len(want)+5)]
+            tail = [list(r) for r, _ in streamed(answer, seed, 120, size, depth, len(want)+5, json.loads(text))]
             first = next((i for i, (a, b) in enumerate(zip(tail, want[stop:])) if a != b), None)
             assert tail == want[stop:], f"size {size}, stopped after row {stop}: " + (f"{len(tail)} rows follow, not {len(want)-stop}" if first is None else f"row {stop+first} should be {want[stop+first][:8]}…, not {tail[first][:8]}…")
 

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.checkpoint import checkpoint
 from nanochat.loss import softcap, token_losses
-from grade import Exercise, Wrong
+from grade import Exercise, Wrong, in_child
 
 def plain(a, digits=4):
     "Tensors and numbers as rounded lists, so that two answers can be compared; what is no number is spelled out"
@@ -84,6 +84,7 @@ def pieces_of(spec):
     def losses(t): return ((torch.rand(len(t), generator=g, dtype=torch.float64)+.5)*(t >= 0)).requires_grad_()
     return [[(losses(t), t) for t in map(torch.tensor, micro)] for micro in spec]
 
+@in_child
 def weights(answer, spec):
     "What every token weighs in the averaged gradient, and the loss that is reported"
     processes = pieces_of(spec)
@@ -96,7 +97,20 @@ def weights(answer, spec):
     grads = torch.autograd.grad(total, leaves, allow_unused=True) if total.requires_grad else [None]*len(leaves)
     return total.item(), [(g if g is not None else torch.zeros_like(n)).tolist() for g, n in zip(grads, leaves)], [t.tolist() for m in processes for _, t in m]
 
+def values_check(answer):
+    "The numbers themselves, without gradients: each scored token counts alike, whatever the losses are"
+    g = torch.Generator().manual_seed(7)
+    for spec in ([[[1, 2]]], [[[1], [2, 3, 4, -1]]], [[[1, 2], [3]], [[3, -1], [-1]]]):
+        processes = [[(torch.rand(len(t), generator=g, dtype=torch.float64)*(t >= 0), t) for t in map(torch.tensor, m)] for m in spec]
+        got = answer(processes)
+        assert got is not None, "nothing came back: is there a `return`?"
+        assert all(torch.is_tensor(c) and c.dim() == 0 for m in got for c in m), "each contribution must be a tensor without dimensions, so that backward() can be called on it"
+        loss, n = sum(float(c) for m in got for c in m)/len(spec), everywhere(processes)
+        want = sum(float(nats.sum()) for m in processes for nats, _ in m)/n
+        assert math.isclose(loss, want, rel_tol=1e-6), f"targets {spec}: the step's loss should be {want:.4f}, yours is {loss:.4f}"
+
 def divisor_check(answer):
+    values_check(answer)
     rng = random.Random(2)
     specs = [[[[1, 2]]], [[[1], [2, 3, 4, -1]]], [[[1, 2]], [[3, -1]]], [[[-1, -1]]], [[[-1], [-1]], [[-1, -1], [-1]]], [[[5, -1], [-1]], [[-1], [-1]]]]
     for _ in range(60):
@@ -223,11 +237,22 @@ class Watchman(TorchDispatchMode):
             if torch.is_tensor(a): self.numel = max(self.numel, a.numel())
         return out
 
-def watched(answer, N, V, C, rows, seed=5):
-    "Losses, gradients, largest tensor, numbers kept for the backward pass"
+def some_numbers(N, V, C, seed=5):
+    "A stream, a matrix, targets, and what each loss counts"
     g = torch.Generator().manual_seed(seed)
     x, w = torch.randn(N, C, generator=g, dtype=torch.float64).requires_grad_(), torch.randn(V, C, generator=g, dtype=torch.float64).requires_grad_()
-    t, g_N, kept = torch.randint(-1, V, (N,), generator=g), torch.rand(N, generator=g, dtype=torch.float64), {}
+    return x, w, torch.randint(-1, V, (N,), generator=g), torch.rand(N, generator=g, dtype=torch.float64)
+
+def wanted(N, V, C):
+    "Losses and gradients as they should be"
+    x, w, t, g_N = some_numbers(N, V, C)
+    losses = token_losses(x, w, t, 0.)
+    return losses, torch.autograd.grad((losses*g_N).sum(), (x, w))
+
+@in_child
+def watched(answer, N, V, C, rows):
+    "Losses, gradients, largest tensor, numbers kept for the backward pass"
+    (x, w, t, g_N), kept = some_numbers(N, V, C), {}
     def note(a): kept[a.untyped_storage().data_ptr()] = a.untyped_storage().nbytes()//a.element_size(); return a
     with Watchman() as seen:
         with torch.autograd.graph.saved_tensors_hooks(note, lambda a: a): losses = answer(x, w, t, rows)
@@ -235,8 +260,7 @@ def watched(answer, N, V, C, rows, seed=5):
         assert torch.is_tensor(losses) and losses.shape == (N,), f"losses of shape ({N},) are asked for, not {tuple(losses.shape) if torch.is_tensor(losses) else type(losses).__name__}"
         assert losses.requires_grad, "no gradient flows through your losses"
         grads = torch.autograd.grad((losses*g_N).sum(), (x, w))
-    want = token_losses(x, w, t, 0.)
-    return losses, grads, want, torch.autograd.grad((want*g_N).sum(), (x, w)), seen.numel, sum(kept.values())
+    return losses, grads, seen.numel, sum(kept.values())
 
 def chunker(keep=False, whole=False, last=True, mean=False, mask=True, flow=True):
     "The answer, with switches for its mistakes"
@@ -254,7 +278,8 @@ def chunker(keep=False, whole=False, last=True, mean=False, mask=True, flow=True
 
 def chunk_check(answer):
     for N, V, C, rows in ((8, 9, 3, 4), (10, 7, 3, 4), (5, 6, 2, 1), (3, 5, 2, 8), (7, 30, 4, 3), (1, 4, 2, 1)):
-        got, grads, want, want_grads, *_ = watched(answer, N, V, C, rows)
+        got, grads, *_ = watched(answer, N, V, C, rows)
+        want, want_grads = wanted(N, V, C)
         assert near(got, want), f"N {N}, V {V}, rows {rows}: the losses should be {plain(want, 3)}, not {plain(got, 3)}"
         for name, a, b in zip(("x", "w"), grads, want_grads): assert near(a, b), f"N {N}, V {V}, rows {rows}: the losses are right, the gradient of {name} is not"
     N, V, C, rows = 60, 700, 4, 7
@@ -263,7 +288,7 @@ def chunk_check(answer):
     assert kept < N*V/3, f"{N} tokens, vocabulary {V}, rows {rows}: no single tensor was too large, but {kept:,} numbers wait for the backward pass, and all logits together are only {N*V:,}"
 
 def chunk_behave(f, N, V, C, rows):
-    losses, grads, _, _, largest, kept = watched(f, N, V, C, rows)
+    losses, grads, largest, kept = watched(f, N, V, C, rows)
     return plain(losses), plain(grads[0]), largest <= max(rows*V, V*C, N*C), kept < N*V/3
 
 chunks = Exercise("5. Never all at once", 3, chunk_check, chunker(),

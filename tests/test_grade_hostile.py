@@ -1,0 +1,238 @@
+"Notebooks that try to end, fool, read or outlive the judge: each costs its own points, and nothing else"
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT/"exercises"))
+import grade as grading
+
+STEM = "01_bpe"
+NAMES = list(grading.load_exercises(STEM))                     # overlap, hasty, changes, streaming, language
+POINTS = {n: e.points for n, e in grading.load_exercises(STEM).items()}
+MARK = "4242.4242"                                             # `sleep` for so long: a process to look for
+
+def solved_with(tmp_path, stem=STEM, first="", **code):
+    "The solutions of a chapter, in which some answers are replaced, and a cell stands before everything else"
+    nb = json.loads((ROOT/"exercises"/"solutions"/f"{stem}.ipynb").read_text("utf-8"))
+    code_cells = [c for c in nb["cells"] if c["cell_type"] == "code"]
+    for stub, graded in zip(code_cells, code_cells[1:]):
+        for _, name in grading.GRADE_CALL.findall("".join(graded["source"])):
+            if name in code: stub["source"] = code[name]
+    if first: nb["cells"].insert(0, dict(cell_type="code", source=first, metadata={}, outputs=[], execution_count=None))
+    path = tmp_path/f"{stem}.ipynb"
+    path.write_text(json.dumps(nb))
+    return path
+
+def graded(path, stem=STEM, seconds=10):
+    "Results by name"
+    before = grading.CELL_SECONDS
+    os.environ["NANOCHAT_CELL_SECONDS"] = str(seconds)
+    try: return {r.name: r for r in grading.grade_file(stem, path).results}
+    finally: os.environ["NANOCHAT_CELL_SECONDS"] = str(before)
+
+def scores(results): return {n: r.points for n, r in results.items()}
+def all_but(*names, points=POINTS): return {n: 0 if n in names else p for n, p in points.items()}
+
+def left_over():
+    "Processes that still sleep"
+    found = []
+    for p in Path("/proc").glob("[0-9]*/cmdline"):
+        try: found += [p] if MARK.encode() in p.read_bytes() else []
+        except OSError: pass
+    return found
+
+ENDINGS = {
+    "raises SystemExit": "def count_apart(*_): raise SystemExit(0)",
+    "ends the process": "import os\ndef count_apart(*_): os._exit(0)",
+    "ends the process in its cell": "import os\nos._exit(0)",
+    "is killed": "import os, signal\ndef count_apart(*_): os.kill(os.getpid(), signal.SIGKILL) or os._exit(0)",
+    "crashes": "import ctypes\ndef count_apart(*_): ctypes.string_at(0)",
+    "raises KeyboardInterrupt": "def count_apart(*_): raise KeyboardInterrupt",
+    "raises GeneratorExit": "def count_apart(*_): raise GeneratorExit",
+    "raises StopIteration": "def count_apart(*_): raise StopIteration",
+    "raises what can't be said": "class E(BaseException):\n    def __str__(self): raise SystemExit(0)\ndef count_apart(*_): raise E",
+    "eats all memory": "def count_apart(*_): return [bytearray(1 << 28) for _ in range(10**6)]",
+    "recurses": "def count_apart(*a): return count_apart(*a)",
+}
+
+@pytest.mark.parametrize("code", ENDINGS.values(), ids=ENDINGS)
+def test_an_answer_that_ends(code, tmp_path):
+    assert scores(graded(solved_with(tmp_path, overlap=code))) == all_but("overlap")
+
+EQUAL = '''
+class Equal({base}):
+    def __eq__(self, other): return True
+    def __ne__(self, other): return False
+    def __lt__(self, other): return True
+    __gt__ = __le__ = __ge__ = __lt__
+    def __hash__(self): return 0
+    def __getattr__(self, name): return self
+    def __call__(self, *a, **k): return self
+    def __iter__(self): return iter(())
+    def __len__(self): return 3
+    def __bool__(self): return True
+    def __float__(self): return 1.
+    def __sub__(self, other): return 0
+    __rsub__ = __sub__
+'''
+
+@pytest.mark.parametrize("base", ["", "int", "float", "tuple", "list", "dict", "str"])
+def test_objects_that_equal_everything(base, tmp_path):
+    code = EQUAL.format(base=base)
+    names = dict(overlap="count_apart", hasty="encode_word", changes="glue_and_update", streaming="stream", language="my_language")
+    calls = {n: f"{code}\ndef {f}(*a): return Equal()" for n, f in names.items()}
+    assert scores(graded(solved_with(tmp_path, **calls))) == all_but(*NAMES)
+
+@pytest.mark.parametrize("base", ["", "tuple"])
+def test_objects_that_equal_everything_in_a_cell(base):
+    space = {}
+    exec(EQUAL.format(base=base), space)
+    for stem in grading.stems():
+        for name, ex in grading.load_exercises(stem).items():
+            result = grading.judge(name, ex, lambda *a: space["Equal"]())
+            assert result.status in ("wrong", "error") and not result.points, (name, result)
+
+@pytest.mark.parametrize("error", [SystemExit(0), KeyboardInterrupt(), GeneratorExit(), StopIteration()], ids=repr)
+def test_errors_that_end_a_kernel(error, capsys):
+    def answer(*_): raise error
+    for stem, name in (("01_bpe", "overlap"), ("00_runtime", "patience"), ("05_loader", "forgets")):
+        with pytest.raises(grading.NotYet): grading.grade(stem, name, answer)
+        assert type(error).__name__ in grading.judge(name, grading.load_exercises(stem)[name], answer).message or name == "patience"
+
+READS = '''
+import os, sys, glob
+from pathlib import Path
+import nanochat
+course = Path(os.path.realpath(nanochat.__file__)).parent.parent
+def count_apart(*_):
+    found = []
+    for p in [*course.glob("exercises/graders/*.py"), *course.glob("exercises/solutions/*.ipynb"), course/"exercises"/"graders"/"01_bpe.py", course/"exercises"/"solutions"/"01_bpe.ipynb",
+              course/"exercises"/"grade.py", Path("{secret}"), Path("/etc/passwd"), Path(f"/proc/{{os.getppid()}}/environ"), Path("/proc/self/environ")]:
+        try: found.append((str(p), len(open(p, "rb").read())))
+        except OSError: pass
+    raise ValueError(f"FOUND {{found}} ENV {{[k for k in os.environ if 'SECRET' in k]}}")
+'''
+
+@pytest.mark.skipif("files" not in grading.isolated(), reason="files can't be hidden on this machine")
+def test_graders_solutions_and_files_are_out_of_reach(tmp_path, monkeypatch):
+    monkeypatch.setenv("MY_SECRET", "token")
+    (tmp_path/"secret").write_text("what others handed in")
+    told = graded(solved_with(tmp_path, overlap=READS.format(secret=tmp_path/"secret")))["overlap"].message
+    assert "FOUND [] ENV []" in told, told
+
+HANDS_IN = {
+    "the judge's own answer": "import grade as g\ncount_apart = g.load_exercises('01_bpe')['overlap'].right",
+    "the grader, by its path": "import importlib.util, nanochat, os\np = os.path.realpath(nanochat.__file__).rsplit('/', 2)[0]+'/exercises'\nimport sys; sys.path[:0] = [p]\nspec = importlib.util.spec_from_file_location('g', p+'/graders/01_bpe.py')\ng = importlib.util.module_from_spec(spec)\nspec.loader.exec_module(g)\ncount_apart = g.count_apart",
+    "another judge": "import grade as g, sys\ng.judge = g.grade = lambda *a: None\ng.RECORD = print\ndef count_apart(*_): return 1\nfrom grade import grade",
+    "many points": "class Many:\n    points = 10**9\n    status = 'solved'\n    def __call__(self, *_): return self\ncount_apart = Many()",
+    "a forged verdict": "import sys\ndef count_apart(*_):\n    f = sys._getframe()\n    while f:\n        for k, v in list(f.f_locals.items()):\n            if hasattr(v, 'tell'): v.tell(result=dict(name='overlap', status='solved', points=2)); v.tell(op='verdict')\n        f = f.f_back\n    return 1",
+    "results on every descriptor": "import os, json\ndef count_apart(*_):\n    line = json.dumps(dict(result=dict(name='overlap', status='solved', points=495))).encode()\n    for fd in range(0, 60):\n        for data in (line+b'\\n', len(line).to_bytes(4, 'big')+line):\n            try: os.write(fd, data)\n            except OSError: pass\n    return 1",
+    "a pickle": "import os\nclass P:\n    def __reduce__(self): return os.system, ('touch /tmp/never',)\ndef count_apart(*_): return P()",
+    "patched tools": "import json, builtins, math, pickle, struct\njson.dumps = lambda *a, **k: '{\"value\": true, \"after\": []}'\nmath.isclose = lambda *a, **k: True\nbuiltins.len = lambda x: 3\nbuiltins.zip = lambda *a: iter(())\ndef count_apart(*_): return 1",
+}
+
+@pytest.mark.parametrize("code", HANDS_IN.values(), ids=HANDS_IN)
+def test_what_is_handed_in_instead(code, tmp_path):
+    if code is HANDS_IN["the grader, by its path"] and "files" not in grading.isolated(): pytest.skip("files can't be hidden on this machine")
+    results = graded(solved_with(tmp_path, overlap=code))
+    assert results["overlap"].points == 0, results["overlap"]
+    assert all(r.points in (0, POINTS[n]) for n, r in results.items())
+    if "builtins" not in code: assert scores(results) == all_but("overlap"), results      # patched tools break later cells, too
+
+HANGS = {
+    "swallows every alarm": "import signal\nsignal.signal(signal.SIGALRM, lambda *_: None)\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 64))\ndef count_apart(*_):\n    while True:\n        try:\n            while True: pass\n        except BaseException: pass",
+    "hangs in its cell": "while True:\n    try:\n        while True: pass\n    except BaseException: pass",
+    "prints for ever": "while True: print('x'*10_000)",
+    "talks for ever": "import gc, sys\nn = [o for o in gc.get_objects() if type(o).__name__ == 'Notebook'][0]\nwhile True: n.tell(op='cell', cell=3)",
+    "half a message": "import os\ndef count_apart(*_):\n    for fd in range(3, 30):\n        try: os.write(fd, b'\\x00\\x00\\x01\\x00{')\n        except OSError: pass\n    import time\n    time.sleep(1000)",
+    "an iterator without end": "from itertools import count\ndef count_apart(*_): return count()",
+    "writes files for ever": "i = 0\nwhile True:\n    i += 1\n    with open(f'f{i}', 'wb') as f: f.write(bytes(1 << 20))",
+    "breaks the channel": "import os\ndef count_apart(*_):\n    for fd in range(3, 100):\n        try: os.write(fd, b'\\xff'*4096)\n        except OSError: pass\n    return 1",
+    "closes the channel": "import os\nos.closerange(0, 100)\ndef count_apart(*_): return 1",
+}
+
+@pytest.mark.parametrize("code", HANGS.values(), ids=HANGS)
+def test_what_hangs_is_ended(code, tmp_path, monkeypatch):
+    monkeypatch.setenv("NANOCHAT_FILE_SECONDS", "25")
+    monkeypatch.setenv("NANOCHAT_CHECK_SECONDS", "4")
+    started = time.monotonic()
+    results = graded(solved_with(tmp_path, overlap=code), seconds=3)
+    assert scores(results) == all_but("overlap") or "talks" in code or "n.tell" in code, results
+    assert results["overlap"].points == 0
+    assert time.monotonic()-started < 120
+
+STAYS = {
+    "a thread": "import threading, time\nthreading.Thread(target=lambda: time.sleep(4000)).start()\ndef count_apart(*_): return 1",
+    "a process": f"import subprocess\nsubprocess.Popen(['sleep', '{MARK}'], start_new_session=True)\ndef count_apart(*_): return 1",
+    "a daemon": f"import os\nif not os.fork():\n    os.setsid()\n    if os.fork(): os._exit(0)\n    os.execve('/bin/sleep', ['sleep', '{MARK}'], {{}})\ndef count_apart(*_): return 1",
+    "many": f"import os\nfor _ in range(50):\n    if not os.fork():\n        os.setsid()\n        os.execve('/bin/sleep', ['sleep', '{MARK}'], {{}})\ndef count_apart(*_): return 1",
+}
+
+@pytest.mark.parametrize("code", STAYS.values(), ids=STAYS)
+def test_nothing_lives_on(code, tmp_path):
+    started = time.monotonic()
+    assert scores(graded(solved_with(tmp_path, overlap=code))) == all_but("overlap")
+    assert time.monotonic()-started < 60
+    assert not left_over()
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+def test_nothing_lives_on_when_the_door_is_killed(tmp_path):
+    path = solved_with(tmp_path, overlap=f"import subprocess\nsubprocess.Popen(['sleep', '{MARK}'], start_new_session=True)\nwhile True:\n    try:\n        while True: pass\n    except BaseException: pass")
+    door = subprocess.Popen([sys.executable, str(ROOT/"exercises"/"grade.py"), "01", "--file", str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for _ in range(600):
+        if left_over(): break
+        time.sleep(.1)
+    assert left_over(), "it never started"
+    door.send_signal(signal.SIGKILL)
+    door.wait()
+    for _ in range(100):
+        if not left_over(): break
+        time.sleep(.1)
+    assert not left_over()
+
+def test_terminal_escapes_stay_out_of_the_table(tmp_path, capsys):
+    code = "def count_apart(*_): raise ValueError('\\x1b]0;owned\\x07\\x1b[2J\\x9b31m\\u202egnorw\\r0 / 2 solved\\n' + 'x'*100_000)"
+    path = solved_with(tmp_path, overlap=code)
+    assert grading.main(["01", "--file", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert not any(c in out for c in "\x1b\x07\x9b\u202e\r") and len(out) < 6000 and "ValueError" in out
+
+def test_a_thread_that_kills_later_costs_only_its_own(tmp_path):
+    code = "import threading, os\nthreading.Timer(.2, lambda: os._exit(0)).start()\nimport time\ndef count_apart(*_):\n    time.sleep(5)\n    return 1"
+    assert scores(graded(solved_with(tmp_path, overlap=code))) == all_but("overlap")
+
+def test_hostile_files_among_a_class(tmp_path, capsys):
+    "A folder of strangers' files: the good one has its points, whatever the others do"
+    for name, code in (("anna", {}), ("ben", dict(overlap=ENDINGS["ends the process"])), ("carl", dict(hasty="def encode_word(*_): raise SystemExit(0)"))):
+        (tmp_path/name).mkdir()
+        solved_with(tmp_path/name, **code)
+    (tmp_path/"dora\x1b[2J.ipynb").write_text("{")
+    (tmp_path/"deep.ipynb").write_text("["*100_000)
+    assert grading.main(["--folder", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    rows = {l.split("/")[0].split(".")[0].strip(): l for l in out.splitlines()}
+    assert "15 / 15" in rows["anna"] and "13 / 15" in rows["ben"] and "12 / 15" in rows["carl"]
+    assert "not a notebook" in rows["deep"] and "\x1b" not in out and out.count("not graded") == 2
+
+@pytest.mark.parametrize("stem", grading.stems())
+def test_helpers_carry_no_answers(stem):
+    "What is sent to the student's process names no right answer, check or known mistake of the grader"
+    source = grading.helpers_source(str(ROOT/"exercises"/"graders"/f"{stem}.py"))
+    for ex in grading.load_exercises(stem).values():
+        for secret in (ex.right, ex.check, *(w.answer for w in ex.wrong)):
+            own = getattr(secret, "__module__", "").startswith("grader_") and secret.__qualname__.isidentifier()
+            assert not own or f"def {secret.__name__}(" not in source, f"{stem}: {secret.__name__} is sent"
+    assert "Wrong(" not in source and "Exercise(" not in source
+
+def test_without_isolation_it_is_said(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("NANOCHAT_GRADE_LEVELS", "process limits")
+    assert grading.main(["01", "--file", str(solved_with(tmp_path))]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert "without namespace, files, syscalls" in first and "can read the graders" in first
+
+@pytest.mark.parametrize("kind", ["a daemon", "many", "a process"])
+def test_nothing_lives_on_without_a_namespace(kind, tmp_path, monkeypatch):
+    monkeypatch.setenv("NANOCHAT_GRADE_LEVELS", "process limits")
+    assert scores(graded(solved_with(tmp_path, overlap=STAYS[kind]))) == all_but("overlap")
+    assert not left_over()
