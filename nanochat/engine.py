@@ -248,7 +248,7 @@ def _prefill(self:Engine,
     cache.set_lengths(lens)
     if self.model.cfg.smear: cache.prev_BC = self.model.last_embed(ids_BT, last_B)          # the pass left the padding's there
     self.cache.join(cache, src); self.rows += new
-    for r in new: r.rng = random.Random(r.seed)
+    for r in new: r.rng = random.Random(hash_seed(r.seed))      # random.Random(-1) is random.Random(1); the hash keeps them apart
     self._choose(logits_BV[src], new)
 
 # %% ../nbs/15_engine.ipynb #0a89067f
@@ -277,9 +277,10 @@ def generate(self:Engine,
     hook:Callable|None=None,       # called once a row: makes that row's hook
     top_k:int=0,                   # sample among the k likeliest; 0: among all
     top_p:float=0.,                # sample among the likeliest that reach p; 0: among all
+    first:int=0,                   # number of the first prompt: the seed of a row is made from (seed, first+i, j)
 )->list[Row]:                      # in the order of the prompts, samples side by side
     "All answers to a list of prompts"
-    rows = [Row(list(p), max_tokens, temperature, hash_seed(seed, i, j), frozenset(stop_ids), hook() if hook else None, top_k=top_k, top_p=top_p)
+    rows = [Row(list(p), max_tokens, temperature, hash_seed(seed, first+i, j), frozenset(stop_ids), hook() if hook else None, top_k=top_k, top_p=top_p)
             for i, p in enumerate(prompts) for j in range(num_samples)]
     try:
         for r in rows: self.add(r)
