@@ -23,7 +23,7 @@ from .loss import step_count
 from .runtime import (Log, UserError, atomic_write, checkpoints, end_dist, friendly, init_dist, keep_memory, last_checkpoint, peak_flops, peak_rss_mb,
                               pick_device, pick_dtype, print0, progress, provenance, prune_checkpoints, rank, read_result, read_settings, run_dir, run_lock, save_result, seed_all,
                               update_summary, world_size, write_checked)
-from .scaling import config_for, open_run
+from .scaling import config_for, micro_batches, open_run
 from .tokenizer import Tokenizer, train_tokenizer
 
 # %% ../nbs/14_pretrain.ipynb #9d73cf3a
@@ -118,16 +118,18 @@ def train_stage(
 )->float:                  # the last loss
     "Train from `start` to `cfg['steps']`: log every step, checkpoint every `save_every`"
     keep_memory(); model.train()
-    micro, per_step = cfg["rows"]//cfg["device_rows"]//world_size(), cfg["rows"]*model.cfg.seq_len
+    _, count = micro_batches(cfg["rows"], cfg["device_rows"], world_size())
+    per_step = cfg["rows"]*model.cfg.seq_len
     log = Log(rdir, stage, start) if rank() == 0 else None
     t0, bar, loss = time.perf_counter()-seconds, progress(cfg["steps"], stage, "tok", start, per_step), math.nan
     for step in range(start, cfg["steps"]):
         f = set_rates(opt, step, cfg)
-        parts = [next(stream) for _ in range(micro)]
+        parts = [next(stream) for _ in range(count)]
+        tokens = world_size()*sum(ids_BT.numel() for ids_BT, _, _ in parts)        # counted, not planned
         loss = train_step(model, opt, parts)
         if not math.isfinite(loss): raise UserError(f"{stage}: the loss of step {step+1} is {loss}: lower the learning rate, or compute with --dtype float32")
         passed = time.perf_counter()-t0
-        if log: log.add(step=step+1, loss=loss, tokens=per_step, seconds=round(passed, 3), lr=round(f, 5))
+        if log: log.add(step=step+1, loss=loss, tokens=tokens, seconds=round(passed, 3), lr=round(f, 5))
         bar.update(1, f"loss {loss:.3f}")
         if (step+1) % cfg["save_every"] == 0 or step+1 == cfg["steps"]:
             save_checkpoint(rdir, stage, step+1, model, opt, dict(meta, seconds=passed, loss=loss), gather_state(parts[-1][2]))
@@ -245,16 +247,15 @@ def pretrain(s:dict, device=None):
     tok, dt = Tokenizer.load(rdir/"tokenizer"), run_dtype(rdir, dev, s["dtype"])
     enough_text(s, tok)
     s = settle_steps(s, tok, rdir); cfg = s["base"]
-    cfg = dict(cfg, device_rows=min(cfg["device_rows"], cfg["rows"]//world_size()))
+    size, count = micro_batches(cfg["rows"], cfg["device_rows"], world_size())
     model = new_model(dict(s, vocab_size=tok.vocab_size), s["seed"], dev, dt)
     opt = MuonAdamW(param_groups(model, cfg["matrix_lr"], cfg["embed_lr"], cfg["head_lr"]))
     step, state, seconds = start_stage(rdir, "base", model, opt)
     if step < cfg["steps"]:
         same_text(s, rdir)
-        micro = cfg["rows"]//cfg["device_rows"]//world_size()
         lanes = Lanes(lambda at: documents(s["corpus"], "train", s["seed"], at), encode_arrays(tok.enc, tok.encode), tok.bos, s["seq_len"]+1, s["lanes"], rank(), world_size(), state=state,
                       threads=2 if dev.type == "cuda" else 1)       # a CPU's cores are busy with the model
-        stream = prefetch(batches(lanes, cfg["device_rows"], s["seq_len"], cfg["save_every"]*micro, start=step*micro))
+        stream = prefetch(batches(lanes, size, s["seq_len"], cfg["save_every"]*count, start=step*count))
         train_stage(rdir, "base", model, opt, stream, cfg, dict(config=asdict(model.cfg), dtype=str(dt)[6:], seed=s["seed"], lanes=s["lanes"]), step, seconds)
         stream.close()
     else: print0("base: already there")
@@ -272,7 +273,7 @@ def main(
     depth:int=None,             # layers; default: the tier's
     seq_len:int=None,           # tokens a row
     vocab_size:int=None,        # ids in the vocabulary
-    device_batch_size:int=None, # rows a process computes at once
+    device_batch_size:int=None, # rows a process computes at once, at most
     total_batch_size:int=None,  # tokens a step, over all processes
     num_iterations:int=None,    # steps
     save_every:int=None,        # steps between checkpoints
