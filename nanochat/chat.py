@@ -89,6 +89,13 @@ def stop_ids(
     "An answer ends where the model chooses one of these: its own end, the user's turn, a new text"
     return tuple(map(tok.special, ("<|assistant_end|>", "<|user_start|>", "<|bos|>")))
 
+# %% ../nbs/18_chat.ipynb #9501b12c
+def stop_ids(
+    tok:Tokenizer,   # whose special tokens
+)->tuple:            # ids
+    "An answer ends where the model chooses one of these: its own end, the user's turn, a new text"
+    return tuple(map(tok.special, ("<|assistant_end|>", "<|user_start|>", "<|bos|>")))
+
 # %% ../nbs/18_chat.ipynb #49c1b0d2
 class Speech:
     "Turns the ids of an answer into text as they come; calls of the tool as [call=reply], or left out"
@@ -142,7 +149,7 @@ class Talk:
     ):
         self.engine, self.tok, self.max_tokens, self.temperature, self.top_k, self.seed = engine, tok, max_tokens, temperature, top_k, seed
         self.turns, self.asked, self.left_out = [], 0, 0                    # turns still remembered; turns begun; turns forgotten at the last question
-        self.stops = frozenset(map(tok.special, ("<|assistant_end|>", "<|user_start|>", "<|bos|>")))
+        self.stops = frozenset(stop_ids(tok))
 
     def prompt(self,
         text:str,        # what the user says now

@@ -4,7 +4,7 @@ from itertools import combinations, islice
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 from conftest import ROOT, environment, leftovers
-from nanochat.loader import Lane, Lanes, Tokens, batches, encode_arrays, ordered, prefetch, remembered, save_tokens, to_batch, val_rows, waste
+from nanochat.loader import OLDEST_EVERY, Lane, Lanes, Tokens, batches, encode_arrays, ordered, prefetch, remembered, save_tokens, to_batch, val_rows, waste
 from nanochat.runtime import UserError
 from nanochat.tokenizer import Tokenizer
 from nanochat.world import World
@@ -53,6 +53,41 @@ def test_bits_choose_what_trying_all_sets_chooses(lengths, space):
     for age, n in enumerate(lengths): shelf.put(n, age)
     assert tuple(shelf.exact(space)) == Sorted([(n, -k) for k, n in enumerate(lengths)]).exact(space)
     assert shelf.fit(space) == max((n for n in lengths if n <= space), default=-1)
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.integers(1, 60), max_size=200), st.integers(2, 40), st.integers(1, 16), st.booleans())
+def test_the_nth_that_waits_is_in_a_row_after_at_most_4n_minus_1_others(lengths, size, depth, cut):
+    "Every fourth row takes the oldest, so the wait is bounded by what waited before: also where far more than `depth` wait"
+    lane, came, row = Lane(-1, size, cut=cut), {}, 0
+    def give():
+        nonlocal row
+        for i in lane.row():
+            if i in came:
+                at, n = came.pop(i)
+                assert row-at <= OLDEST_EVERY*n-1, (row-at, n)
+        row += 1
+    for k, length in enumerate(lengths):
+        ids = range(1000*k, 1000*k+length)
+        for j, i in enumerate(ids[::size-1]): came[i] = row, len(lane)+j+1       # the first token of each of its segments
+        lane.put(list(ids))
+        while lane.ready(depth): give()
+    while len(lane): give()
+    assert not came
+
+def test_short_documents_wait_in_larger_numbers():
+    "64 one-token documents do not fill two rows of 257 places: more are let in, and the bound is theirs"
+    lane, waits, row = Lane(-1, 257), [], 0
+    came = {}
+    for k in range(4000):
+        came[k] = row, len(lane)+1
+        lane.put([k])
+        while lane.ready(64):
+            for i in lane.row():
+                if i in came:
+                    at, n = came.pop(i)
+                    waits.append((row-at, n))
+            row += 1
+    assert max(n for _, n in waits) > 200 and all(w <= OLDEST_EVERY*n-1 for w, n in waits)
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 60), max_size=60), st.integers(2, 30), st.integers(1, 10), st.booleans())
