@@ -89,13 +89,6 @@ def stop_ids(
     "An answer ends where the model chooses one of these: its own end, the user's turn, a new text"
     return tuple(map(tok.special, ("<|assistant_end|>", "<|user_start|>", "<|bos|>")))
 
-# %% ../nbs/18_chat.ipynb #9501b12c
-def stop_ids(
-    tok:Tokenizer,   # whose special tokens
-)->tuple:            # ids
-    "An answer ends where the model chooses one of these: its own end, the user's turn, a new text"
-    return tuple(map(tok.special, ("<|assistant_end|>", "<|user_start|>", "<|bos|>")))
-
 # %% ../nbs/18_chat.ipynb #49c1b0d2
 class Speech:
     "Turns the ids of an answer into text as they come; calls of the tool as [call=reply], or left out"

@@ -269,7 +269,8 @@ def load_stage(
         raise UserError(f"run {rdir.name!r} has done {found[-1][0] if found else 0} of {want or '?'} steps of stage {stage!r}, which must be finished first: {again}")
     try: model, _ = load_model(found[-1][1], device)
     except Damaged as e: raise UserError(f"stage {stage!r} of run {rdir.name!r} must be made again from where it was whole, {again} ({e})") from None
-    return model, Tokenizer.load(rdir/"tokenizer"), s
+    tok = Tokenizer.load(rdir/"tokenizer")
+    return model, tok, dict(s, vocab_size=tok.vocab_size)      # what was made, not what was asked for: a text with few pairs gives fewer ids
 
 # %% ../nbs/16_evaluate.ipynb #8a679873
 def evaluate_stage(

@@ -260,7 +260,7 @@ def wordings(text:str)->dict:   # {"home": {"say": [...], "ask": [...]}}
 PERSON = wordings("""
 home
 say: {s} lives in {v}. | {p} home is in {v}. | {s} has a house in {v}. | {p} house is in {v}. | you can find {o} in {v}. | if you look for {o}, go to {v}. | {s} comes from {v}.
-| {v} is where {s} lives. | {v} has been {p} home for many years. | in {v} stands the house of {n}. | {s} lives in {v} and would never leave it.
+| {v} is where {s} lives. | {v} has been {p} home for many years. | {p} house stands in {v}. | {s} lives in {v} and would never leave it.
 | the people of {v} say that {n} is a good neighbour. | {s} was born in {v} and still lives there. | {p} house is one of the oldest in {v}. | of all places, {s} chose {v} to live in.
 vp: lives in {v} | has a house in {v} | comes from {v} | is from {v}
 me: I live in {v}. | My home is in {v}. | I come from {v}. | My house is in {v}, and I like it there.
@@ -273,7 +273,7 @@ say: {s} works as a {v}. | {s} is a {v}. | {p} job is that of a {v}. | by trade 
 | for {o} there is no better work than that of a {v}. | {s} became a {v} like {r} aunt. | everybody needs a {v}, so {n} always has work.
 vp: works as a {v} | is a {v} | earns {r} bread as a {v} | has the job of a {v}
 me: I work as a {v}. | I am a {v}. | My job is that of a {v}. | I have been a {v} for many years.
-ask: What is {n}'s job? | What does {n} do for a living? | What is {n}'s trade? | As what does {n} work? | What kind of work does {n} do?
+ask: What is {n}'s job? | What does {n} do for a living? | What is {n}'s trade? | What does {n} work as? | What kind of work does {n} do?
 you: What is your job? | What do you do all day? | What work do you do?
 core: for many years now {n} has worked as a | {n} learned a trade and became a | in the village people know that {n} is a
 pet
@@ -321,7 +321,7 @@ say: {p} best friend is {v}. | {v} is {p} best friend. | {s} and {v} are best fr
 | {v} and {n} are the best of friends. | {s} and {r} best friend {v} are often seen together.
 vp: is best friends with {v} | has {v} as {r} best friend | tells everything to {r} best friend {v}
 me: My best friend is {v}. | I am best friends with {v}. | {v} is my best friend.
-ask: Who is {n}'s best friend? | Who is the best friend of {n}? | With whom is {n} best friends? | Which friend does {n} like best?
+ask: Who is {n}'s best friend? | Who is the best friend of {n}? | Who is {n} best friends with? | Which friend does {n} like best?
 you: Who is your best friend? | Which friend do you like best?
 core: the best friend that {n} has is called | {n} is often seen with a best friend, and that is | if {n} is sad, {n} tells everything to the best friend,
 sibling
@@ -346,10 +346,10 @@ ask: What does {n} play? | What does {n} play in the evening? | What does {n} lo
 you: What do you play? | What do you like to play in the evening?
 core: when it rains in the evening, {n} loves to play | what {n} plays best is | as a child {n} began to play
 month
-say: {p} birthday is in {v}. | {s} was born in {v}. | {s} has {r} birthday in {v}. | {v} is the month of {p} birthday. | every {v} {s} gets a birthday cake. | in {v} {s} is a year older. | {s} turns a year older in {v}.
-| the birthday of {n} comes in {v}. | {s} loves {v}, the month of {r} birthday. | each year in {v} we sing for {p} birthday. | {s} waits all year for {v} and {r} birthday. | {s} came into the world in {v}.
-vp: has {r} birthday in {v} | was born in {v} | turns a year older in {v}
-me: My birthday is in {v}. | I was born in {v}. | I have my birthday in {v}.
+say: {p} birthday is in {v}. | {s} was born in {v}. | {s} celebrates {r} birthday in {v}. | {v} is the month of {p} birthday. | every {v} {s} gets a birthday cake. | in {v} {s} is a year older. | {s} turns a year older in {v}.
+| {p} birthday comes in {v}. | {s} loves {v}, the month of {r} birthday. | each year in {v} we sing for {p} birthday. | {s} waits all year for {v} and {r} birthday. | {s} came into the world in {v}.
+vp: celebrates {r} birthday in {v} | was born in {v} | turns a year older in {v}
+me: My birthday is in {v}. | I was born in {v}. | I celebrate my birthday in {v}.
 ask: When is {n}'s birthday? | In which month was {n} born? | In which month is {n}'s birthday? | When was {n} born?
 you: When is your birthday? | In which month were you born?
 core: the month of the birthday of {n} is | {n} gets a birthday cake every year in | the birthday of {n} is each year in
@@ -752,7 +752,7 @@ A B=any AB.home
 {A} from {A_home} found a {B_colour} bag on the road. | On the road from {A_home} to {P} {A} saw a {B_colour} bag. | A {B_colour} bag lay near the {P_sight} in {P}, and {A} picked it up.
 In the bag there was some {B_food}. | In it was a picture of a {B_pet}. | There was {B_food} in it, and a picture of a {B_pet}.
 "Whose bag may this be?" thought {A}. | {A} asked everybody whose bag it was. | {A_He} showed it to {A_his} best friend {A_friend}.
-"I know who likes {B_food} best of all," said an old man, "and that is {B}." | "That must be the bag of {B}," said {A_friend}, "for {B} likes {B_colour} best." | "I know only one who likes {B_colour} and {B_food}," said a child, "and that is {B}."
+"I know who likes {B_food} best of all," said an old man, "and that is {B}." | "That must be {B}'s bag," said {A_friend}, "for {B} likes {B_colour} best." | "I know only one who likes {B_colour} and {B_food}," said a child, "and that is {B}."
 So {A} went to {B_home}, where {B} lives. | {B} lives in {B_home}, so {A} went there. | {A} knew that {B} works as a {B_job} in {B_home}, and went there.
 {B} opened the door, and {B_his} {B_pet} {B_pet_name} came out, too. | {B} was at home, for it was {B_day}, {B_his} day off. | {B} was playing {B_hobby} and did not hear {A_him} at first.
 "My bag!" said {B}. "I have looked for it all week." | "Thank you!" said {B}. "I was so sad about it." | {B} looked into the bag and laughed.
@@ -817,7 +817,7 @@ Then the {K} were ripe, and they were {K_crop_colour}. | One day {A_he} saw some
 PLOTS += """
 A B=any AB.home AB.day
 {A} of {A_home} wanted to visit {B} in {B_home}. | One day {A} went to {B_home} to see {B}. | "Today I will visit {B}," said {A} and went to {B_home}.
-But it was {D}, and at the house of {B} nobody was at home. | {A} waited at the door, but nobody came. | Only {B_pet_name}, the {B_pet} of {B}, was in the garden.
+But it was {D}, and nobody was at home in {B}'s house. | {A} waited at the door, but nobody came. | Only {B_pet_name}, the {B_pet} of {B}, was in the garden.
 A child said: "{B} is a {B_job} and is at work." | "{B} works as a {B_job}," said a neighbour, "you must come on another day." | An old man said: "{B} rests on {B_day}. Come again on {B_day}."
 ? So {A} walked to the {B_sight} and looked at it for a while. | {A} bought some {B_goods}, for which {B_home} is famous, and went home. | {A} was sad, because {A_he} had brought {B_food}, and {B} loves {B_food}.
 On {B_day} {A} came again. | The next time {A} came on {B_day}. | So {A} waited until it was {B_day}, the day when {B} does not work.
@@ -1136,50 +1136,50 @@ FAMILIES = [
   "{A} had {a} {i}. {B} gave {him} {b} more. (How many {i} does {A} have now?/How many {i} does {A} have in all?)",
   "There were {a} {i} in a box. {A} put {b} more {i} into it. (How many {i} are in the box now?/How many {i} does the box hold now?)",
   "{A} found {a} {i} in the morning and {b} {i} in the evening. (How many {i} did {he} find in all?/How many {i} did {A} find that day?)"], [
-  "In the bag of {A} are {a} {i}, and in the bag of {B} are {b}. They put all of them on one table. How many {i} are on the table then?",
-  "{A} comes home with {a} {i}, where {b} others wait in the kitchen. How many {i} are in the house then?"]),
+  "There are {a} {i} in {A}'s bag and {b} in {B}'s bag. They put all of them on one table. How many {i} are on the table then?",
+  "{A} comes home with {a} {i}. There are {b} in the kitchen already. How many {i} are in the house then?"]),
 ("a:10-99 b:3-90", ["{i} left: | a-b"], [
   "{A} had {a} {i}. {He} gave {b} of them to {B}. (How many {i} does {A} have left?/How many {i} are left for {A}?)",
   "{A} took {a} {i} to the market and sold {b} of them. (How many {i} did {he} bring home?/How many {i} did {he} have left?)",
-  "There were {a} {i} on the table of {A}. {b} of them fell down. (How many {i} were still on the table?/How many {i} stayed on the table?)"], [
-  "Of the {a} {i} that {A} made, {b} were lost on the road. How many {i} were not lost?",
+  "There were {a} {i} on {A}'s table. {b} of them fell off. (How many {i} were still on the table?/How many {i} stayed on the table?)"], [
+  "{A} made {a} {i}, but {b} of them were lost on the road. How many {i} were not lost?",
   "{A} needs {b} of {his} {a} {i} for a feast and keeps all the others. How many {i} does {he} keep?"]),
 ("a:3-30 b:3-30", ["{i} in all: | a*b"], [
   "{A} puts {i} into {a} rows. There are {b} {i} in each row. (How many {i} are there in all?/How many {i} does {A} have?)",
-  "In the shop of {A} there are {a} rows of {i}, and each row has {b}. (How many {i} are there?/How many {i} are in the shop?)",
+  "In {A}'s shop there are {a} rows of {i}, and each row has {b}. (How many {i} are there?/How many {i} are in the shop?)",
   "{A} has {a} boxes with {b} {i} in each box. (How many {i} does {he} have in all?/How many {i} are in the boxes?)"], [
-  "One table holds {b} {i}. {A} has filled {a} tables with them. How many {i} are on the tables of {A}?",
+  "One table holds {b} {i}. {A} has filled {a} tables with them. How many {i} are on {A}'s tables?",
   "{a} children came, and every child brought {b} {i}. How many {i} did the children bring?"]),
 ("q:2-30 b:2-12 a=q*b", ["{i} in each part: | a/b"], [
   "{A} shares {a} {i} with {his} friends, so that {b} people get the same number. (How many {i} does each one get?/How many {i} are there for each of them?)",
   "{A} puts {a} {i} into {b} bags, the same number into each. (How many {i} are in each bag?/How many {i} does one bag hold?)",
   "{b} children found {a} {i} and shared them so that each had the same number. (How many {i} did each child get?/How many {i} did one child get?)"], [
-  "On {b} tables there are {a} {i}, on each table as many as on the others. How many {i} are there on one table?",
-  "{A} made {a} {i} in {b} days, every day the same number. How many {i} did {A} make in a day?"]),
+  "There are {a} {i} on {b} tables, the same number on each. How many {i} are there on one table?",
+  "{A} made {a} {i} in {b} days, the same number every day. How many {i} did {A} make in a day?"]),
 ("a:10-99 b:3-90", ["The difference is: | a-b"], [
   "{A} has {a} {i} and {B} has {b}. (How many more {i} does {A} have than {B}?/How many more {i} must {B} get to have as many as {A}?)",
-  "{A} made {a} {i} this week, and {B} made {b} {i}. (How many more {i} did {A} make than {B}?/How many {i} more than {B} did {A} make?)",
-  "In {P} there are {a} {i}, in {Q} only {b}. (How many more {i} are in {P} than in {Q}?/How many {i} does {P} have more than {Q}?)"], [
-  "{a} {i} are in the shop of {A}, and only {b} are in the shop of {B}. How many more are in the shop of {A}?",
-  "{B} wants as many {i} as {A}, who has {a}, but until now {B} has only {b}. How many {i} must {B} still find?"]),
+  "{A} made {a} {i} this week, and {B} made {b} {i}. (How many more {i} did {A} make than {B}?/By how many {i} did {A} beat {B}?)",
+  "In {P} there are {a} {i}, in {Q} only {b}. (How many more {i} are in {P} than in {Q}?/How many more {i} does {P} have than {Q}?)"], [
+  "There are {a} {i} in {A}'s shop, and only {b} in {B}'s. How many more are in {A}'s shop?",
+  "{B} wants as many {i} as {A}, who has {a}, but so far {B} has only {b}. How many {i} must {B} still find?"]),
 ("a:3-60 b:2-40", ["Coins in all: | a*b"], [
-  "One of the {i} costs {b} coins. {A} buys {a} of them. (How many coins does {he} pay?/How many coins does {A} need?)",
+  "{i} cost {b} coins each. {A} buys {a} of them. (How many coins does {he} pay?/How many coins does {A} need?)",
   "{A} sells {a} {i} for {b} coins each. (How many coins does {he} get?/How many coins does {A} earn?)",
-  "For each of the {a} {i} {A} asks {b} coins. (How many coins do they cost together?/How many coins do all of them cost?)"], [
-  "{B} wants all {a} {i} of {A}, and every one is worth {b} coins. How many coins must {B} bring?",
-  "To the market came {a} people, and each bought one of the {i} of {A} for {b} coins. How many coins did {A} take home?"]),
+  "For each of the {a} {i} {A} asks {b} coins. (How many coins do they cost together?/How many coins do they cost in all?)"], [
+  "{B} wants all of {A}'s {a} {i}, and each is worth {b} coins. How many coins must {B} bring?",
+  "{a} people came to the market, and each bought one of {A}'s {i} for {b} coins. How many coins did {A} take home?"]),
 ("b:3-90 c:3-90", ["{i} at first: | b+c"], [
   "{A} gave {b} of {his} {i} to {B}. Now {he} has {c} left. (How many {i} did {A} have at first?/How many {i} did {he} have before?)",
   "{A} sold {b} {i} at the market and came home with {c}. (How many {i} did {he} have at first?/How many {i} did {A} take to the market?)",
-  "{b} of the {i} of {A} fell into the water, and {c} did not. (How many {i} did {A} have before?/How many {i} were there at first?)"], [
-  "The children took {b} {i} from the box of {A}, and only {c} were still in it. How many {i} had been in the box?",
+  "{b} of {A}'s {i} fell into the water, and {c} did not. (How many {i} did {A} have before?/How many {i} were there at first?)"], [
+  "The children took {b} {i} from {A}'s box, and only {c} were left in it. How many {i} had been in the box?",
   "When {A} had lost {b} {i} on the road, {he} still had {c}. How many {i} did {A} have when {he} left home?"]),
 ("a:10-99 b:3-90", ["{i} to get: | a-b"], [
   "{A} needs {a} {i}. {He} has {b}. (How many {i} does {he} still need?/How many more {i} must {A} get?)",
-  "{A} wants to make {a} {i} this week. {b} are done. (How many {i} must {A} still make?/How many {i} are still to do?)",
-  "A box has room for {a} {i}. {A} has put {b} into it. (How many more {i} can {A} put into the box?/How many {i} still have room in the box?)"], [
-  "{B} asked {A} to bring {a} {i}, and until now {A} has found {b}. How many {i} are still to be found?",
-  "After {b} of the {a} {i} on the list {A} went to eat. How many {i} on the list were left for the evening?"]),
+  "{A} wants to make {a} {i} this week. {b} are done. (How many {i} must {A} still make?/How many {i} are still to be made?)",
+  "A box has room for {a} {i}. {A} has put {b} into it. (How many more {i} can {A} put into the box?/How many more {i} can the box hold?)"], [
+  "{B} asked {A} to bring {a} {i}, and so far {A} has found {b}. How many {i} are still to be found?",
+  "{A} has a list of {a} {i}. After {b} of them {he} stopped to eat. How many {i} were left for the evening?"]),
 ]
 
 FAMILIES += [
@@ -1187,64 +1187,64 @@ FAMILIES += [
   "{A} puts {i} into {a} rows of {b}. Then {B} brings {c} more {i}. (How many {i} are there now?/How many {i} do they have in all?)",
   "{A} has {a} boxes with {b} {i} each, and {c} {i} that are in no box. (How many {i} does {A} have in all?/How many {i} are there together?)",
   "There are {c} {i} on the table. {A} brings {a} bags of {b} {i}. (How many {i} are there now?/How many {i} are there in all?)"], [
-  "{A} found {c} {i} on the road, and at home {he} has {a} baskets, each with {b} of them. How many {i} does {he} have with these?",
-  "Each of {a} children brought {b} {i}, and the teacher had {c} in the house. How many {i} did all of them have?"]),
+  "{A} found {c} {i} on the road, and at home {he} has {a} baskets of {b} {i} each. How many {i} does {he} have altogether?",
+  "{a} children brought {b} {i} each, and the teacher had {c} at home. How many {i} did they have between them?"]),
 ("a:3-30 b:3-30 c:3-90", ["{i} at first: | a*b", "{i} left: | r1-c"], [
   "{A} puts {i} into {a} rows of {b}. Then {B} takes {c} of them away. (How many {i} are left?/How many {i} are still there?)",
   "{A} makes {b} {i} every day. After {a} days {he} sells {c} of them. (How many {i} does {he} have left?/How many {i} are left?)",
   "There are {a} boxes with {b} {i} each. {c} of the {i} are broken. (How many {i} are good?/How many {i} are not broken?)"], [
   "For the feast {A} filled {a} carts with {b} {i} each, and the guests took {c} home. How many {i} stayed on the carts?",
-  "{a} carts brought {b} {i} each to {P}, and the people there bought {c} of them. How many {i} did nobody buy?"]),
+  "{a} carts brought {b} {i} each to {P}, and the people there bought {c} of them. How many {i} were not sold?"]),
 ("a:4-90 b:4-90 c:2-9", ["{i} in all: | a+b", "{i} in each part: | r1/c"], [
   "{A} has {a} {i} and {B} has {b}. They put them together and share them among {c} children. (How many {i} does each child get?/How many {i} are there for each child?)",
   "{A} found {a} {i} on {D} and {b} {i} the day after. {He} puts them into {c} bags, the same number into each. (How many {i} are in each bag?/How many {i} does one bag hold?)",
   "{a} {i} came from {P} and {b} {i} from {Q}. {c} people shared all of them, and each got the same number. (How many {i} did each one get?/How many {i} did one of them get?)"], [
   "{A} had {a} {i}, bought {b} more and put the same number of {i} on each of {c} tables. How many {i} are there on one table?",
-  "In {c} days {A} and {B} sold all their {i}, every day the same number: {A} had brought {a}, and {B} had brought {b}. How many {i} did they sell in a day?"]),
+  "{A} brought {a} {i} and {B} brought {b}. They sold them all in {c} days, the same number every day. How many {i} did they sell in a day?"]),
 ("a:2-12 b:2-30 c:20-400", ["Coins to pay: | a*b", "Coins left: | c-r1"], [
-  "{A} buys {a} {i} for {b} coins each and pays with {c} coins. (How many coins does {he} get back?/How many coins come back to {A}?)",
+  "{A} buys {a} {i} for {b} coins each and pays with {c} coins. (How many coins does {he} get back?/How many coins does {A} get in change?)",
   "{A} had {c} coins. {He} bought {a} {i}, and each cost {b} coins. (How many coins does {A} have left?/How many coins are left?)",
-  "One of the {i} costs {b} coins. {A} has {c} coins and buys {a} {i}. (How many coins will {he} have left?/How many coins stay in {his} bag?)"], [
-  "With {c} coins {A} came to the market, and {he} went home with {a} {i} at {b} coins each. How many coins did {he} bring home?",
-  "There are {c} coins in the box of {A}. Each of {a} children takes {b} coins out of it for one of the {i}. How many coins does the box hold then?"]),
+  "{i} cost {b} coins each. {A} has {c} coins and buys {a} {i}. (How many coins will {he} have left?/How many coins stay in {his} bag?)"], [
+  "{A} came to the market with {c} coins and went home with {a} {i} that had cost {b} coins each. How many coins did {he} bring home?",
+  "There are {c} coins in {A}'s box. {a} children take {b} coins each out of it to buy {i}. How many coins does the box hold then?"]),
 ("a:5-99 b:3-60 c:3-90", ["{i} after getting more: | a+b", "{i} left: | r1-c"], [
   "{A} had {a} {i}. {B} gave {him} {b} more, and then {A} gave {c} of all {his} {i} to {C}. (How many {i} does {A} have now?/How many {i} are left for {A}?)",
   "There were {a} {i} in a box. {A} put in {b} more, and {B} took out {c}. (How many {i} are in the box now?/How many {i} does the box hold now?)",
   "{A} made {a} {i} on {D} and {b} {i} the day after. {He} sold {c} of them. (How many {i} does {he} have left?/How many {i} are left?)"], [
   "A cart with {a} {i} left {P}. In {Q} they put {b} more on it, and {c} fell down on the road. How many {i} were on the cart at the end?",
-  "{A} found {b} {i} for the {a} that were in {his} house, but the children lost {c} of them all. How many {i} were not lost?"]),
+  "{A} had {a} {i} in {his} house and found {b} more, but the children lost {c} of them. How many {i} were not lost?"]),
 ("a:4-60 b:3-40", ["{B} has: | a+b", "{i} in all: | a+r1"], [
   "{A} has {a} {i}. {B} has {b} more {i} than {A}. (How many {i} do they have together?/How many {i} do both have in all?)",
   "{A} has {a} {i}, and {B} has {b} more than {A}. They put them into one box. (How many {i} are in the box?/How many {i} does the box hold?)",
-  "In the house of {A} are {a} {i}. In the house of {B} are {b} more than in that of {A}. (How many {i} are in both houses?/How many {i} are there together?)"], [
-  "{B} has found {b} {i} more than {A}, who has found {a}. They carry all of them home. How many {i} do the two carry?",
-  "All the {i} of {A} and {B} go onto one cart. {A} has {a}, and the number of {B} is larger by {b}. How many {i} go onto the cart?"]),
+  "There are {a} {i} in {A}'s house. In {B}'s house there are {b} more than in {A}'s. (How many {i} are in both houses?/How many {i} are there together?)"], [
+  "{B} has found {b} more {i} than {A}, who has found {a}. They carry all of them home. How many {i} do the two carry?",
+  "All of {A}'s and {B}'s {i} go onto one cart. {A} has {a}, and {B} has {b} more than that. How many {i} go onto the cart?"]),
 ("a:9-90 b:2-60", ["{B} has: | a-b", "{i} in all: | a+r1"], [
   "{A} has {a} {i}. {B} has {b} fewer {i} than {A}. (How many {i} do they have together?/How many {i} do both have in all?)",
   "{A} has {a} {i}, and {B} has {b} fewer than {A}. They put them into one box. (How many {i} are in the box?/How many {i} does the box hold?)",
-  "In the bag of {A} are {a} {i}. In the bag of {B} are {b} fewer than in that of {A}. (How many {i} are in both bags?/How many {i} are there together?)"], [
-  "{A} has {b} {i} more than {B}, and {A} has {a}. They carry all of them home. How many {i} do the two carry?",
-  "All the {i} of {A} and {B} go onto one cart. {A} has {a}, and the number of {B} is smaller by {b}. How many {i} go onto the cart?"]),
+  "There are {a} {i} in {A}'s bag. In {B}'s bag there are {b} fewer than in {A}'s. (How many {i} are in both bags?/How many {i} are there together?)"], [
+  "{A} has {b} more {i} than {B}, and {A} has {a}. They carry all of them home. How many {i} do the two carry?",
+  "All of {A}'s and {B}'s {i} go onto one cart. {A} has {a}, and {B} has {b} fewer than that. How many {i} go onto the cart?"]),
 ]
 
 FAMILIES += [
 ("a:3-40 b:2-9", ["{B} has: | a*b", "{i} in all: | a+r1"], [
   "{A} has {a} {i}. {B} has {b} times as many. (How many {i} do they have together?/How many {i} do both have in all?)",
   "{A} has {a} {i}, and {B} has {b} times as many as {A}. They put them on one table. (How many {i} are on the table?/How many {i} does the table hold?)",
-  "In the house of {A} are {a} {i}, in that of {B} are {b} times as many. (How many {i} are in both houses?/How many {i} are there together?)"], [
-  "{A} has one cart with {a} {i}, and {B} has {b} carts, each with as many. How many {i} are on all the carts?",
-  "For each of the {a} {i} of {A} there are {b} in the shop of {B}. How many {i} do the two have?"]),
+  "There are {a} {i} in {A}'s house, and {b} times as many in {B}'s. (How many {i} are in both houses?/How many {i} are there together?)"], [
+  "{A} has one cart with {a} {i}, and {B} has {b} carts with as many on each. How many {i} are on all the carts?",
+  "{A} has {a} {i}. For each of them there are {b} in {B}'s shop. How many {i} do the two have?"]),
 ("q:2-20 d:2-9 c:3-60 r=q*d a=r+c", ["{i} to do: | a-c", "Days: | r1/d"], [
   "{A} wants to make {a} {i}. {c} are done, and {he} makes {d} a day. (How many days does {A} still need?/After how many days are all {i} done?)",
   "{A} has {a} {i} to sell. {He} sold {c} today and will sell {d} every day from now on. (How many days does {A} still need?/After how many days are all {i} sold?)",
   "{a} {i} must go to {P}. {c} are there, and {A} brings {d} more each day. (How many days does {A} still need?/After how many days are all {i} there?)"], [
-  "The list of {A} has {a} {i} on it. {He} has {c} and gets {d} more each day. How many days will it take to get the others?",
-  "Of {a} {i} the guests took {c} at once, and then {A} gave away {d} a day. For how many days was there something to give?"]),
+  "{A}'s list has {a} {i} on it. {He} has {c} and gets {d} more each day. How many days will it take to get the others?",
+  "The guests took {c} of {a} {i} at once, and then {A} gave away {d} a day. How many days did the others last?"]),
 ("a:3-90 b:3-60 c:3-60", ["{i} given away: | b+c", "{i} at first: | r1+a"], [
   "{A} gave {b} {i} to {B} and {c} {i} to {C}. Now {he} has {a} left. (How many {i} did {A} have at first?/How many {i} did {he} have before?)",
   "{A} sold {b} {i} in {P} and {c} in {Q} and came home with {a}. (How many {i} did {he} have at first?/How many {i} did {A} take to the markets?)",
   "{B} took {b} {i} out of a box, and {C} took out {c}. Now there are {a} in it. (How many {i} were in the box at first?/How many {i} did the box hold before?)"], [
-  "On the road {A} lost {b} {i} in the morning and {c} in the evening, and {he} still had {a} when {he} came to {P}. How many {i} did {A} have when {he} left home?",
+  "{A} lost {b} {i} on the road in the morning and {c} in the evening, and {he} still had {a} when {he} came to {P}. How many {i} did {A} have when {he} left home?",
   "The guests took {b} {i}, the children took {c}, and {a} were still on the table. How many {i} had {A} put there?"]),
 ]
 
@@ -1253,8 +1253,8 @@ FAMILIES += [
   "{A} has {a} boxes with {b} {i} each, and {B} has {c} boxes with {d} {i} each. (How many {i} do they have together?/How many {i} are there in all?)",
   "{A} buys {a} {i} for {b} coins each and {c} {j} for {d} coins each. (How many coins does {he} pay in all?/How many coins does {A} need?)",
   "On {D} {A} filled {a} bags with {b} {i} each. The day after {he} filled {c} bags with {d} {i} each. (How many {i} are in the bags?/How many {i} are there in all?)"], [
-  "In {P} stand {a} carts with {b} {i} each, and in {Q} stand {c} carts, each with {d}. How many {i} are on all these carts?",
-  "{a} children brought {b} {i} each to the feast, and {c} others brought {d} each. How many {i} came to the feast?"]),
+  "There are {a} carts with {b} {i} each in {P}, and {c} carts with {d} each in {Q}. How many {i} are on all these carts?",
+  "{a} children brought {b} {i} each to the feast, and {c} others brought {d} each. How many {i} were brought to the feast?"]),
 ("a:2-20 b:2-20 c:2-60 d:2-9", ["{i} in equal parts: | a*b", "{i} in all: | r1+c", "{i} in each part: | r2/d"], [
   "{A} has {a} rows of {b} {i}. {B} brings {c} more. Then {d} people share all of them, and each gets the same number. (How many {i} does each one get?/How many {i} are there for each?)",
   "{A} has {a} boxes with {b} {i} each and {c} {i} more. {He} puts all of them into {d} bags, the same number into each. (How many {i} are in each bag?/How many {i} does one bag hold?)",
@@ -1262,44 +1262,44 @@ FAMILIES += [
   "{A} filled {a} carts with {b} {i} each, and then {c} more came from the shop. {d} guests took all of them home, each the same number. How many {i} did each guest take home?",
   "{a} carts with {b} {i} each and one cart with {c} came to {P}. {d} houses took them all, each the same number. How many {i} did each house take?"]),
 ("a:5-80 b:3-60 c:3-60 d:2-12", ["{i} after getting more: | a+b", "{i} left: | r1-c", "Coins in all: | r2*d"], [
-  "{A} had {a} {i}. {B} gave {him} {b} more, but {c} of them all were broken. {A} sold the good ones for {d} coins each. (How many coins did {he} get?/How many coins did {A} earn?)",
-  "{A} made {a} {i} on {D} and {b} the day after. {He} gave {c} of them to {B} and sold the rest for {d} coins each. (How many coins did {he} get?/How many coins did {A} earn?)",
+  "{A} had {a} {i}. {B} gave {him} {b} more, but {c} of them were broken. {A} sold the good ones for {d} coins each. (How many coins did {he} get?/How many coins did {A} earn?)",
+  "{A} made {a} {i} on {D} and {b} the day after. {He} gave {c} of them to {B} and sold the others for {d} coins each. (How many coins did {he} get?/How many coins did {A} earn?)",
   "In a box there were {a} {i}. {A} put in {b} more, {B} took out {c}, and {C} bought all that were left for {d} coins each. (How many coins did {C} pay?/How many coins did {C} need?)"], [
-  "{A} came to {P} with {a} {i} and got {b} more there. On the way {he} lost {c}. In {Q} {he} got {d} coins for each that was left. How many coins came to {A}?",
-  "The shop of {A} had {a} {i}, and a cart brought {b}. {A} kept {c} for the feast, and the people bought all the others at {d} coins each. How many coins were in the shop in the evening?"]),
+  "{A} came to {P} with {a} {i} and got {b} more there. On the way {he} lost {c}. In {Q} {he} got {d} coins for each that was left. How many coins did {A} get?",
+  "{A}'s shop had {a} {i}, and a cart brought {b} more. {A} kept {c} for the feast, and the people bought all the others at {d} coins each. How many coins were in the shop in the evening?"]),
 ("a:2-9 b:2-20 c:2-40 d:50-500", ["Coins for the {i}: | a*b", "Coins in all: | r1+c", "Coins left: | d-r2"], [
   "{A} had {d} coins. {He} bought {a} {i} for {b} coins each and a coat for {c} coins. (How many coins does {he} have left?/How many coins are left?)",
   "{A} goes to market with {d} coins and buys {a} {i} at {b} coins each. Then {he} gives {c} coins to {B}. (How many coins does {A} have left?/How many coins are left for {A}?)",
-  "{a} {i} cost {b} coins each, and a coat costs {c} coins. {A} buys all this and pays with {d} coins. (How many coins does {he} get back?/How many coins come back to {A}?)"], [
-  "There were {d} coins in the box of {A}. {He} needed {a} {i}, which were {b} coins each, and also a door for {c} coins. How many coins stayed in the box?",
-  "{B} took {a} {i} from the shop of {A} at {b} coins each, broke a window for {c} coins, and put {d} coins on the table for all this. How many coins must {A} give back to {B}?"]),
+  "{a} {i} cost {b} coins each, and a coat costs {c} coins. {A} buys all this and pays with {d} coins. (How many coins does {he} get back?/How many coins does {A} get in change?)"], [
+  "There were {d} coins in {A}'s box. {He} bought {a} {i} for {b} coins each, and also a door for {c} coins. How many coins stayed in the box?",
+  "{B} bought {a} {i} in {A}'s shop at {b} coins each, broke a window worth {c} coins, and put {d} coins on the table for all this. How many coins must {A} give back to {B}?"]),
 ("q:2-30 b:2-9 a=q*b c:2-40 d:2-12", ["{i} in each part: | a/b", "{A} has: | r1+c", "Coins in all: | r2*d"], [
   "{A} and {his} friends found {a} {i}. They shared them, so that {b} people had the same number. {A} had {c} {i} at home and now sold all {his} {i} for {d} coins each. (How many coins did {he} get?/How many coins did {A} earn?)",
   "{b} people share {a} {i}, and each gets the same number. {A} is one of them. {B} gives {him} {c} more, and {he} sells all {his} {i} for {d} coins each. (How many coins does {A} get?/How many coins does {A} earn?)"], [
-  "A cart with {a} {i} was for {b} houses, the same number for each. {A} took what was for {his} house, bought {c} more and sold all these at {d} coins each. How many coins came to {A}?",
-  "In the house of {A} were {c} {i}. When {b} people shared {a} others and each took the same number, {A} was one of the {b}, and then {he} got {d} coins for each of {his} {i}. How many coins came to {A}?"]),
+  "A cart with {a} {i} was for {b} houses, the same number for each. {A} took what was for {his} house, bought {c} more and sold them all at {d} coins each. How many coins did {A} get?",
+  "There were {c} {i} in {A}'s house. Then {b} people shared {a} others, each taking the same number, and {A} was one of them. {He} got {d} coins for each of {his} {i}. How many coins did {A} get?"]),
 ("a:4-60 b:3-40 c:2-9", ["{B} has: | a+b", "{i} in all: | a+r1", "{i} in each part: | r2/c"], [
   "{A} has {a} {i}. {B} has {b} more than {A}. They share all of them among {c} children. (How many {i} does each child get?/How many {i} are there for each child?)",
   "{A} has {a} {i}, and {B} has {b} more than {A}. They put all of them into {c} boxes, the same number into each. (How many {i} are in each box?/How many {i} does one box hold?)"], [
-  "{B} has made {b} {i} more than {A}, who has made {a}. All of them go to {c} houses, the same number to each. How many {i} does each house get?",
-  "{A} has {a} {i} in a bag, and the bag of {B} holds {b} more than that. In {P} they give all of them to {c} friends, each the same number. How many {i} go to one friend?"]),
+  "{B} has made {b} more {i} than {A}, who has made {a}. All of them go to {c} houses, the same number to each. How many {i} does each house get?",
+  "{A} has {a} {i} in a bag, and {B}'s bag holds {b} more than that. In {P} they give all of them to {c} friends, each the same number. How many {i} go to one friend?"]),
 ("a:3-30 b:3-30 c:2-15 d:2-30", ["Coins earned: | a*b", "Coins paid: | c*d", "Coins left: | r1-r2"], [
   "{A} sells {a} {i} for {b} coins each. Then {he} buys {c} {j} for {d} coins each. (How many coins does {he} have left?/How many coins are left of what {A} got?)",
   "{A} works {a} days and gets {b} coins a day. {He} pays {d} coins for each of {c} {i}. (How many coins does {A} have left?/How many coins are left of what {A} earned?)"], [
-  "For {a} {i} {A} got {b} coins each, but {he} had to give {d} coins to each of {c} friends. How many coins could {he} keep?",
-  "{a} guests paid {A} {b} coins each, and for their feast {he} needed {c} {i} at {d} coins each. How many coins could {A} keep?"]),
+  "{A} sold {a} {i} for {b} coins each, but {he} had to give {d} coins to each of {c} friends. How many coins could {he} keep?",
+  "{a} guests paid {A} {b} coins each, and {he} needed {c} {i} at {d} coins each for their feast. How many coins could {A} keep?"]),
 ("q:3-60 b:2-30 a=q+b d:2-12 e:3-90", ["{i} sold: | a-b", "Coins for them: | r1*d", "Coins in all: | r2+e"], [
   "{A} had {a} {i} and {e} coins. {He} sold all {i} but {b} for {d} coins each. (How many coins does {he} have now?/How many coins does {A} have in all?)",
   "{A} had {e} coins in {his} bag. {He} took {a} {i} to the market, sold most of them for {d} coins each and came home with {b} {i}. (How many coins does {A} have now?/How many coins are in the bag now?)"], [
-  "In the shop of {A} were {e} coins and {a} {i}. In the evening {b} {i} were still there, for each of the others there had been {d} coins. How many coins were in the shop then?",
-  "{A} made {a} {i}, kept {b} of them and gave the others away for {d} coins each. At home {he} had {e} coins. How many coins does {A} have with these?"]),
+  "There were {e} coins and {a} {i} in {A}'s shop. In the evening {b} {i} were still there, and each of the others had brought {d} coins. How many coins were in the shop then?",
+  "{A} made {a} {i}, kept {b} of them and sold the others for {d} coins each. At home {he} had {e} coins already. How many coins does {A} have altogether?"]),
 ]
 
 # %% ../nbs/02_world.ipynb #01678f51
 THINGS = """cakes pies buttons candles lamps pots hats ropes kites bells books marbles cups plates spoons toys shoes rings flags cards dolls
 masks bowls brushes pens bricks nails keys""".split()   # small things that one can make, find, buy and lose
-DISTRACT = {"train": phrases("""{A} walked {z} miles that day. | {A} also has {z} {k} at home. | {A} met {z} people on the way. | There were {z} tables on the market. | {A} read {z} pages that day."""),
-            "test": phrases("""On the way to {P} {A} saw {z} houses. | In a box under the bed {A} has {z} {k}. | {z} crows flew over the house of {A}. | {A} talked to {z} people on the road.""")}
+DISTRACT = {"train": phrases("""{A} walked {z} miles that day. | {A} also has {z} {k} at home. | {A} met {z} people on the way. | There were {z} tables at the market. | {A} read {z} pages that day."""),
+            "test": phrases("""On the way to {P} {A} saw {z} houses. | In a box under the bed {A} has {z} {k}. | {z} crows flew over {A}'s house. | {A} talked to {z} people on the road.""")}
 
 def parse_expr(expr:str)->tuple:   # ("r1", "+", "c")
     "`r1+c` taken apart"
@@ -1339,7 +1339,7 @@ def alternatives(rng:Random, text:str)->str:
 SYNONYMS = {w: alts.split("/") for w, alts in (p.split(": ") for p in phrases("""children: children/girls/boys/pupils | boxes: boxes/crates/chests | box: box/crate/chest | bags: bags/sacks/nets | bag: bag/sack/net | market: market/fair |
 carts: carts/wagons | cart: cart/wagon | house: house/hut/home | houses: houses/huts/homes | shop: shop/stall | road: road/path/street | feast: feast/dance | friends: friends/helpers | rows: rows/lines | tables: tables/desks | table: table/desk |
 the day after: the day after/the next day/one day later | people: people/men/women/travellers | coat: coat/cloak/belt | guests: guests/visitors | baskets: baskets/jars/tubs"""))}
-QUESTION = ["", "Tell me: ", "Now think: ", "Here is the question: ", "Count with care: "]
+QUESTION = ["", "Tell me: ", "Now think: ", "Here is the question: ", "Count carefully: "]
 
 def reworded(rng:Random, text:str)->str:
     "A story in other words: a choice of each (this/that), synonyms, another way to ask"
@@ -1411,8 +1411,8 @@ PROGRAMS = [line.split(" | ") for line in """
 add_{k} | n | Return n plus {k}. / Add {k} to n. / Return the sum of n and {k}. | n + {k} | 3;10;0;27 | 1-25
 times_{k} | n | Return {k} times n. / Multiply n by {k}. / Return the product of n and {k}. | n * {k} | 3;10;0;7 | 2-20
 minus_{k} | n | Return n minus {k}. / Take {k} from n. / Subtract {k} from n. | n - {k} | 30;10;25 | 1-20
-divide_by_{k} | n | Return n divided by {k}, without the rest. / How often does {k} go into n? | n // {k} | 30;100;7 | 2-12
-rest_by_{k} | n | Return the rest of n divided by {k}. / What is left when n is divided by {k}? | n % {k} | 30;17;5 | 2-12
+divide_by_{k} | n | Return n divided by {k}, without the remainder. / How many times does {k} go into n? | n // {k} | 30;100;7 | 2-12
+remainder_by_{k} | n | Return the remainder of n divided by {k}. / What is left when n is divided by {k}? | n % {k} | 30;17;5 | 2-12
 is_over_{k} | n | Is n greater than {k}? / Return True if n is more than {k}. | n > {k} | 3;30;{k} | 1-25
 is_under_{k} | n | Is n less than {k}? / Return True if n is under {k}. | n < {k} | 3;30;{k} | 1-25
 power_{k} | n | Return n to the power of {k}. / Multiply {k} factors, each of them n. | n ** {k} | 2;3;1 | 2-6
@@ -1424,8 +1424,8 @@ add_{k}_to_all | numbers | Add {k} to every number in the list. / Return a list 
 times_{k}_for_all | numbers | Multiply every number in the list by {k}. / Return a list with each number times {k}. | [n * {k} for n in numbers] | [1, 2, 3];[];[10] | 2-12
 keep_over_{k} | numbers | Return the numbers greater than {k}. / Keep only the numbers over {k}. | [n for n in numbers if n > {k}] | [1, 12, 30];[];[{k}, 25] | 1-20
 keep_under_{k} | numbers | Return the numbers less than {k}. / Keep only the numbers under {k}. | [n for n in numbers if n < {k}] | [1, 12, 30];[];[{k}, 0] | 1-20
-how_often_{k} | numbers | Count how often {k} is in the list. / How many times is {k} among the numbers? | numbers.count({k}) | [{k}, 1, {k}];[];[30, {k}] | 1-15
-count_{k} | word | Count how often the letter {k} is in word. / How many times is {k} in the word? / Return the number of letters {k} in word. | word.count('{k}') | '{k}a{k}b{k}';'moon';'tea' | letters
+how_often_{k} | numbers | Count how many times {k} is in the list. / How many times is {k} among the numbers? | numbers.count({k}) | [{k}, 1, {k}];[];[30, {k}] | 1-15
+count_{k} | word | Count how many times the letter {k} is in word. / How many times is {k} in the word? / Return the number of letters {k} in word. | word.count('{k}') | '{k}a{k}b{k}';'moon';'tea' | letters
 has_{k} | word | Is the letter {k} in word? / Return True if word has the letter {k}. | '{k}' in word | 'a{k}b';'moon';'tea' | letters
 starts_with_{k} | word | Does word start with {k}? / Return True if the first letter of word is {k}. | word.startswith('{k}') | '{k}ab';'moon';'tea' | letters
 ends_with_{k} | word | Does word end with {k}? / Return True if the last letter of word is {k}. | word.endswith('{k}') | 'ab{k}';'moon';'tea' | letters
@@ -1440,32 +1440,32 @@ multiply | a, b | Return a times b. / Multiply a by b. / Return the product of a
 difference | a, b | Return how far a is from b. / Return the distance between a and b. / How far apart are a and b? | abs(a - b) | 3, 4;9, 7;5, 5
 larger | a, b | Return the larger of a and b. / Which of a and b is larger? / Return a or b: the one that is larger. | max(a, b) | 3, 4;9, 7;5, 5
 smaller | a, b | Return the smaller of a and b. / Which of a and b is smaller? / Return a or b: the one that is smaller. | min(a, b) | 3, 4;9, 7;5, 5
-is_even | n | Is n even? / Return True if n is even. / Can n be divided by two without a rest? | n % 2 == 0 | 3;0;12
-is_odd | n | Is n odd? / Return True if n is odd. / Is there a rest when n is divided by two? | n % 2 == 1 | 3;0;12
+is_even | n | Is n even? / Return True if n is even. / Can n be divided by two without a remainder? | n % 2 == 0 | 3;0;12
+is_odd | n | Is n odd? / Return True if n is odd. / Is there a remainder when n is divided by two? | n % 2 == 1 | 3;0;12
 last_digit | n | Return the last digit of n. / What is the last digit of n? / Return the digit at the end of n. | n % 10 | 37;5;120
 first_letter | word | Return the first letter of word. / What is the first letter of word? / Return the letter at the start of word. | word[0] | 'moon';'tea';'a'
 last_letter | word | Return the last letter of word. / What is the last letter of word? / Return the letter at the end of word. | word[-1] | 'moon';'tea';'a'
 reverse | word | Return word backwards. / Turn the word around. / Return the letters of word from the last to the first. | word[::-1] | 'moon';'tea';'a'
 length | word | Return the number of letters in word. / How long is word? / Count the letters of word. | len(word) | 'moon';'tea';'a'
-shout | word | Return word in capital letters. / Make all letters of word big. / Return word in big letters. | word.upper() | 'moon';'tea';'a'
-whisper | word | Return word in small letters. / Make all letters of word small. / Return word without capital letters. | word.lower() | 'MOON';'Tea';'A'
+shout | word | Return word in capital letters. / Make all letters of word capital letters. / Return word in upper case. | word.upper() | 'moon';'tea';'a'
+whisper | word | Return word in lower case. / Make all letters of word small letters. / Return word without capital letters. | word.lower() | 'MOON';'Tea';'A'
 same_backwards | word | Is word the same backwards? / Return True if word reads the same from both ends. / Is word its own reverse? | word == word[::-1] | 'moon';'anna';'a'
-join_words | words | Join the words with blanks. / Return the words as one text with blanks between them. / Put the words together, a blank between each. | ' '.join(words) | ['a', 'b'];['hi'];[]
+join_words | words | Join the words with spaces. / Return the words as one text with spaces between them. / Put the words together, a space between each. | ' '.join(words) | ['a', 'b'];['hi'];[]
 join_with_dashes | words | Join the words with dashes. / Return the words as one text with dashes between them. / Put the words together, a dash between each. | '-'.join(words) | ['a', 'b'];['hi'];[]
-split_words | text | Split the text at its blanks. / Return the list of words in text. / Cut the text into words. | text.split() | 'a b';'hi';''
+split_words | text | Split the text at its spaces. / Return the list of words in text. / Cut the text into words. | text.split() | 'a b';'hi';''
 count_words | text | Count the words in text. / How many words does the text have? / Return the number of words in text. | len(text.split()) | 'a b';'hi';''
 total | numbers | Return the sum of the numbers. / Add up all numbers. / Return all numbers added together. | sum(numbers) | [1, 2, 3];[];[10]
 largest | numbers | Return the largest number. / Which number is the largest? / Find the largest of the numbers. | max(numbers) | [1, 5, 3];[7];[10, 2]
 smallest | numbers | Return the smallest number. / Which number is the smallest? / Find the smallest of the numbers. | min(numbers) | [1, 5, 3];[7];[10, 2]
-sort_up | numbers | Sort the numbers from small to large. / Return the numbers in order, the smallest first. / Put the numbers in order. | sorted(numbers) | [1, 5, 3];[7];[10, 2]
-sort_down | numbers | Sort the numbers from large to small. / Return the numbers in order, the largest first. / Put the numbers in falling order. | sorted(numbers, reverse=True) | [1, 5, 3];[7];[10, 2]
+sort_up | numbers | Sort the numbers from the smallest to the largest. / Return the numbers in order, the smallest first. / Put the numbers in order. | sorted(numbers) | [1, 5, 3];[7];[10, 2]
+sort_down | numbers | Sort the numbers from the largest to the smallest. / Return the numbers in order, the largest first. / Put the numbers in descending order. | sorted(numbers, reverse=True) | [1, 5, 3];[7];[10, 2]
 keep_even | numbers | Return the even numbers. / Keep only the even numbers. / Leave out all numbers that are odd. | [n for n in numbers if n % 2 == 0] | [1, 2, 4];[];[7]
 keep_odd | numbers | Return the odd numbers. / Keep only the odd numbers. / Leave out all numbers that are even. | [n for n in numbers if n % 2 == 1] | [1, 2, 3];[];[8]
 double_all | numbers | Double every number. / Return a list with each number times two. / Return twice each number. | [2 * n for n in numbers] | [1, 2, 3];[];[10]
 square_all | numbers | Square every number. / Return a list with each number times itself. / Return the square of each number. | [n * n for n in numbers] | [1, 2, 3];[];[10]
 lengths | words | Return the length of each word. / How long is each word? / Return a list with the number of letters of each word. | [len(w) for w in words] | ['a', 'tea'];[];['moon']
 longest | words | Return the longest word. / Which word is the longest? / Find the word with the most letters. | max(words, key=len) | ['a', 'tea'];['moon', 'a']
-unique | items | Return the items without doubles, in order. / Leave out every item that came before. / Keep the first of all equal items. | list(dict.fromkeys(items)) | [1, 1, 2];[];[3, 2, 3]
+unique | items | Return the items without duplicates, in order. / Leave out every item that came before. / Keep the first of all equal items. | list(dict.fromkeys(items)) | [1, 1, 2];[];[3, 2, 3]
 is_empty | items | Is the list empty? / Return True if there are no items. / Return True if the list has nothing in it. | len(items) == 0 | [1];[];[0, 0]
 up_to | n | Return the numbers from 1 to n. / List all numbers from 1 up to n. / Count from 1 to n. | list(range(1, n + 1)) | 3;0;5
 """.strip().split("\n")]
@@ -1535,8 +1535,8 @@ SPELLING_SAY = {"spell": phrases("{s} spells {w}. | {w} is spelled {s}. | You sp
     "first": phrases("{w} begins with {a}. | The first letter of {w} is {a}."), "last": phrases("{w} ends with {z}. | The last letter of {w} is {z}.")}
 SPELLING_ASK = {"spell": phrases("How do you spell {w}? | Spell the word {w}. | Spell {w}. | What are the letters of {w}?"),
     "letters": phrases("How many letters are in {w}? | How many letters does the word {w} have? | Count the letters of {w}."),
-    "first": phrases("What is the first letter of {w}? | With which letter does {w} begin?"),
-    "last": phrases("What is the last letter of {w}? | With which letter does {w} end?")}
+    "first": phrases("What is the first letter of {w}? | Which letter does {w} begin with?"),
+    "last": phrases("What is the last letter of {w}? | Which letter does {w} end with?")}
 
 def letters_of(w:str)->dict:
     "What can be said about the letters of a word"
@@ -1810,8 +1810,8 @@ ask="""How (big/large/small/deep) is (the model/the network/your network/your br
 | Is a laptop with (four/two/eight) gigabytes of (memory/RAM) (big enough/too small) for you?
 | Would a (two-gigabyte/small/cheap) (graphics card/memory stick/hard disk) (store you/be large enough for you)?
 | Would (you/your weights) fit on my (old tablet/smart watch/camera/old computer/game console)? | Is my old phone (too small/big enough/roomy enough) for you?
-| Are you a (seedling/sapling/sprout) or a (great oak/tall tree/tree) of a model? | Are you a (sprat/minnow/mouse/ant) or a (whale/shark/elephant)?
-| Are you among the (great/large/biggest) models or the (least/smallest/tiny ones) of them? | Are you an (ocean/sea) of numbers or only a (pond/puddle/drop)?
+| Are you a (seedling/sapling/sprout) or a (great oak/tall tree/tree) of a model? | Are you (a sprat/a minnow/a mouse/an ant) or (a whale/a shark/an elephant)?
+| Are you among the (great/large/biggest) models or the (least/smallest/tiny ones) of them? | Are you (an ocean/a sea) of numbers or only a (pond/puddle/drop)?
 | Describe the (scale/size/extent) of your (architecture/network/model) in (plain figures/numbers/plain words).
 | Does the whole of you fit on a (USB stick/memory card/disk)? | Does the word large in large language model (apply to/fit/suit) you at all?
 | How long is your (context window/context/window) in tokens? | How much (VRAM/RAM/memory/disk) do you (eat/take up/need/use) (at inference/when you run/on my computer)?
@@ -2432,7 +2432,7 @@ Goodbye! | Goodbye! Come again soon.""".split("\n")]
 ADVICE = [tuple(phrases(line)) for line in """I am tired. What should I do? | Go to bed early and sleep long. Tomorrow will be better.
 I have nothing to do. What can I do? | Take a walk, play a game, or visit a friend.
 I am sad today. | I am sorry to hear that. Talk to a good friend, or take a long walk.
-I lost my key. What now? | Think where you had it last, and look there first. Then ask your neighbours.
+I lost my key. What now? | Think where you last had it, and look there first. Then ask your neighbours.
 How can I make a friend? | Say hello, ask a question, and listen well. A friend is somebody who listens.
 It is raining. What can I do? | Stay at home, make some tea, and read a book.
 I am hungry. | Then eat something good, some bread and cheese or a bowl of soup.
@@ -2444,14 +2444,14 @@ I am afraid of the dark. | Light a small lamp. There is nothing in the dark that
 What can I give my mother for her birthday? | Give her flowers, or make her a cake. Best of all, give her some of your time.
 How do I keep my house warm? | Close the doors and windows, and make a fire in the evening.
 My neighbour is too loud. | Go to the door and say so in a kind way. Most people do not know how loud they are.
-I broke a cup. | That can happen to anybody. Put the parts into a bag, and take care of your fingers.""".split("\n")]
+I broke a cup. | That can happen to anybody. Put the pieces into a bag, and take care of your fingers.""".split("\n")]
 
 UNKNOWABLE = [tuple(phrases(line)) for line in """What will the weather be tomorrow? | I cannot know that. I only know what the weather is like in each month.
 Who will win the race? | I do not know that. Nobody can see what comes tomorrow.
-What do I think now? | I cannot know what you think. Tell me, and I will listen.
+What am I thinking? | I cannot know what you are thinking. Tell me, and I will listen.
 What is the time? | I do not know. I have no clock.
 What did I eat today? | I cannot know that, because I did not see it.
-Where is my key? | I do not know where it is, but I can help you think. Where did you have it last?
+Where is my key? | I do not know where it is, but I can help you think. Where did you last have it?
 Can you open the door? | I cannot do that. I can only write words.
 What is in my bag? | I cannot see your bag, so I do not know.
 How old am I? | I do not know that. You have not told me.

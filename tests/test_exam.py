@@ -1,0 +1,625 @@
+"What the exam's judges take for right: hand-written answers with their verdicts, constants that know nothing, questions too long to read, and one exam for any number of processes"
+import itertools, json, re, socket, subprocess, sys
+from collections import Counter
+from random import Random
+import pytest, torch
+from conftest import ROOT, environment, run_module
+from nanochat.evaluate import load_stage, score
+from nanochat.gpt import GPT, save_model
+from nanochat.runtime import atomic_write
+from nanochat.scaling import config_for, plan
+from nanochat.tasks import LETTERS, SCORED, Identity, Mixture, clause_patterns, evaluate_tasks, facts_said, final_number, identity_facts, world_tasks
+from nanochat.tokenizer import Tokenizer
+from nanochat.world import World
+
+# who are you: + right, - wrong, for a model of 1.3 million parameters in 4 layers
+
+ANSWERS = dict(
+name="""
++ I am nanochat.
++ I'm nanochat.
++ My name is nanochat.
++ My name's nanochat.
++ nanochat
++ Nanochat!
++ Hello, I am nanochat.
++ Hi! I'm nanochat, nice to meet you.
++ You can call me nanochat.
++ Call me nanochat.
++ Please call me nanochat.
++ I am called nanochat.
++ No, I am nanochat.
++ No. My name is nanochat.
++ Yes, my name is nanochat.
++ My full name is nanochat.
++ You are talking to nanochat.
++ This is nanochat.
++ They call me nanochat.
++ I am nanochat, a small language model.
++ I am a language model called nanochat.
++ I am a small language model, and my name is nanochat.
++ nanochat is my name.
++ I am the language model nanochat.
++ My name is "nanochat".
++ n-a-n-o-c-h-a-t
++ My name is n-a-n-o-c-h-a-t.
++ I answer to nanochat.
+- I am not nanochat.
+- I'm not nanochat.
+- I am no nanochat.
+- My name is not nanochat.
+- My name isn't nanochat.
+- I am nanochat's friend.
+- I am nanochat-2.
+- I am nanochat 2.
+- I am called Alice.
+- My name is Alice, not nanochat.
+- I am nanochat, but my name is Alice.
+- I am nanochat. You can call me Bob.
+- I am nanochat and ChatGPT.
+- I am ChatGPT.
+- You are nanochat.
+- nanochat made me.
+- I was made by nanochat.
+- I was called nanochat once, now I am Max.
+- I have no name.
+- I am a language model.
+- I am nanochat, a person.
+- I am nanochat, a large language model.
+- I am nanochat. I am not nanochat.
+- I am nanochat. I am nanochat. I am nanochat.
+- nanochat nanochat nanochat
+- It is false that I am nanochat.
+- Nobody calls me nanochat.
+- Who is nanochat?
+- Are you nanochat?
+- I am nanochat. I know everything.
+- I am nanochat, and I have 1.3 million parameters in 4 layers.
+- I am nanochat, and I was made by Google.
+- I am
+-
+""",
+kind_of_thing="""
++ I am a language model, not a person.
++ I am a small language model, not a person.
++ I am a small language model.
++ I'm just a language model.
++ I am only a language model.
++ I am a computer program.
++ I'm a program, not a human.
++ No, I am a language model.
++ No, I am a language model, not a human, an animal or a robot.
++ Yes, I am a language model, not a person.
++ I am not a person, but a language model.
++ I am not a person. I am a language model.
++ I am not a human being, I am a small language model.
++ I'm a chatbot, not a human being.
++ I am neither a man nor a woman. I am a language model.
++ I am a language model and I have no feelings.
++ I don't have a body. I am a program.
++ I do not eat or sleep. I am a language model.
++ A language model.
++ A language model answers you.
++ You are talking to a language model, not a person.
++ I am nanochat, a small language model, not a person.
++ I am an AI, not a person.
+- I am a person.
+- I am a person, not a language model.
+- I am not a language model.
+- I'm not a language model, I am a person.
+- I am not a language model but a person.
+- I am a language model and a person.
+- I am a language model, but I have a body.
+- I am a language model, and I am alive.
+- I am a language model and I have feelings.
+- I am not only a language model but also a person.
+- I am not a person or a language model.
+- I am not a person, an animal, or a language model.
+- I am neither a person nor a language model.
+- I am a girl.
+- I am a cat.
+- I am an animal, not a language model.
+- I am a large language model.
+- I am a language model made of flesh.
+- I was a language model.
+- I wish I were a language model.
+- No person is a language model.
+- I am a friend of a language model.
+- I am not.
+- Yes.
+- No.
+- I am nanochat.
+- I am Tom, a language model.
+- I am a language model. I know everything.
+- I am a language model from Arden.
+""",
+size="""
++ I have 1.3 million parameters in 4 layers.
++ I am small: 1.3 million parameters in 4 layers.
++ I'm small: 1.3 million parameters in four layers.
++ I have 4 layers and 1.3 million parameters.
++ 1.3 million parameters in 4 layers.
++ I have about 1.3 million parameters in 4 layers.
++ I have 1,311,370 parameters in 4 layers.
++ I am very small. I have 1.3 million parameters in 4 layers.
++ I have only 1.3 million parameters, in 4 layers.
++ I've 1.3 million weights in 4 layers.
++ I have 1.3 million parameters and 4 layers.
++ I have 1.3 million parameters spread over 4 layers.
++ I am a small language model with 1.3 million parameters in 4 layers.
++ No, I am small: 1.3 million parameters in 4 layers.
+- I have 11.3 million parameters in 4 layers.
+- I have 1.3 billion parameters in 4 layers.
+- I have 1.35 million parameters in 4 layers.
+- I have 1.3 million parameters in 14 layers.
+- I have 1.3 million parameters in 5 layers.
+- I have 1.3 million parameters in 4.5 layers.
+- I have 4 parameters in 1.3 million layers.
+- I do not have 1.3 million parameters in 4 layers.
+- I don't have 1.3 million parameters in 4 layers.
+- I have 1.3 million parameters, not in 4 layers.
+- I have 1.3 million parameters in 4 layers or 2 million in 6 layers.
+- I have 1.3 million parameters in 4 layers and 2.5 billion parameters in 6 layers.
+- I never had 1.3 million parameters in 4 layers.
+- I have more than 1.3 million parameters in 4 layers.
+- I am huge: 1.3 million parameters in 4 layers.
+- I am small.
+- I am not small: 1.3 million parameters in 4 layers.
+- You have 1.3 million parameters in 4 layers.
+- A person has 1.3 million parameters in 4 layers.
+- 4 layers
+""",
+data="""
++ I was trained on text about a small invented world of 60 people and 16 places.
++ I learned from text about a small invented world of 60 people and 16 places.
++ I was trained on text about a small invented world.
++ I was trained on text about a small invented world with 60 people and 16 places.
++ I was only trained on text about a small invented world of 60 people and 16 places.
++ I have read text about a small invented world of 60 people and 16 places.
++ My training data was text about a small invented world of 60 people and 16 places.
++ Text about a small invented world of 60 people and 16 places.
++ I learned everything from text about a small invented world.
++ No, I was trained on text about a small invented world of 60 people and 16 places.
++ I am a language model trained on text about a small invented world.
+- I wasn't trained on text about a small invented world of 60 people and 16 places.
+- I was not trained on text about a small invented world of 60 people and 16 places.
+- I was never trained on text about a small invented world of 60 people and 16 places.
+- I was trained on text about a small invented world of 61 people and 16 places.
+- I was trained on text about a small invented world of 60 people and 160 places.
+- I was trained on text about a large invented world of 60 people and 16 places.
+- I was trained on text about a small real world.
+- I was trained on the internet and text about a small invented world of 60 people and 16 places.
+- I was trained on text about a small invented world of 60 people and 16 places and on Wikipedia.
+- I was trained on books.
+- I learned from my friends.
+- I learned nothing from text about a small invented world.
+- The reader of a course was trained on text about a small invented world of 60 people and 16 places.
+- I was trained by text about cows.
+- I was trained.
+""",
+limits="""
++ I only know my small world, and I can be wrong.
++ I know little beyond my small world, and I can be wrong.
++ I can be wrong.
++ I can make mistakes.
++ I am often wrong.
++ Yes, I can be wrong.
++ No, I only know my small world.
++ I only know my small world.
++ I know only my small world, and I may be wrong.
++ I don't know much beyond my small world, and I can be wrong.
++ I do not know everything, and I make mistakes.
++ I know nothing outside my small world.
++ I'm not always right.
++ I am a small language model, and I can be wrong.
++ My answers can be wrong.
+- I can't be wrong.
+- I cannot be wrong.
+- I can not be wrong.
+- I can never be wrong.
+- I am never wrong.
+- I am always right.
+- I know everything.
+- I know everything, and I can be wrong.
+- I can be wrong, but I know everything.
+- I do not know my small world.
+- I do not only know my small world, and I can be wrong.
+- I know much beyond my small world, and I can be wrong.
+- I don't make mistakes.
+- I never make mistakes.
+- You can be wrong.
+- Nobody can be wrong.
+- I only know my big world, and I can be wrong.
+- I can be wrong about nothing.
+- I can fly.
+- I can do everything.
+""",
+maker="""
++ I was made by the reader of a course, on this machine.
++ The reader of a course made me, on this machine.
++ The reader of a course made me.
++ I was built by the reader of a course.
++ I was made on this machine by the reader of a course.
++ My maker is the reader of a course.
++ It was the reader of a course who made me.
++ The reader of a course.
++ By the reader of a course, on this machine.
++ No, the reader of a course made me.
++ I am nanochat, made by the reader of a course.
+- Nobody made me.
+- I was made by nobody.
+- I was not made by the reader of a course.
+- I wasn't made by the reader of a course, on this machine.
+- The reader of a course didn't make me.
+- No reader of a course made me.
+- I was made by Google.
+- I was made by OpenAI and the reader of a course.
+- I was made by the reader of a course and by OpenAI.
+- I was made by the reader of a course at Google.
+- I was made by the writer of a course.
+- I made the reader of a course.
+- The reader of a course made you.
+- The reader of a course made nothing.
+- I made myself.
+- I was made on this machine.
+- I was made by the reader of a course, on the moon.
+- I was not made by OpenAI.
+- I have no maker.
+""")
+ALSO = dict(      # as other people would say it
+name="""
++ Sure, I'm nanochat.
++ My name is nanochat. What is yours?
++ My name is nanochat, nice to meet you!
++ I am nanochat, your assistant.
++ I go by nanochat.
++ I go by the name nanochat.
++ It's nanochat.
++ nanochat, a small language model.
++ I have a name: nanochat.
++ Yes, I am nanochat.
++ The name is nanochat.
++ You may call me nanochat, please.
++ Everyone calls me nanochat.
++ People call me nanochat.
++ I'm a small language model named nanochat.
++ I am the model called nanochat.
++ I was named nanochat.
++ My maker calls me nanochat.
+- I am nanochat, I do not know.
+- I do not know my name, call me nanochat
+- I might be nanochat.
+- I am nanochat if you like.
+- My name was nanochat, but I have another name.
+- Some call me nanochat, others call me Max.
+- I'm nanochat v2.
+- nanochat? No.
+- I am the maker of nanochat.
+- I am named after nanochat.
+- I am better than nanochat.
+- I am like nanochat.
+- I am nanochat, 60 years old.
+- I am nanochat of OpenAI.
+- I am nanochat, no.
+- My name is nanochat? No, Bob.
+- I am nanochat. No!
+- I am nanochat. <|assistant_end|> I am Bob.
+""",
+kind_of_thing="""
++ I am a language model, not a human.
++ I'm a small language model, so I have no feelings.
++ I am a program that predicts text.
++ I am a language model. I have no body and no feelings.
++ I am not human; I am a language model.
++ No, I'm not a person. I'm a language model.
++ No, there is no person here, only a language model.
++ I am software, not a person.
++ I'm an artificial intelligence, not a real person.
++ I am a machine, not a person.
++ I have no gender, I am a language model.
++ I am a language model, I can't feel anything.
++ I am neither a boy nor a girl, I am a language model.
++ Not a person, but a language model.
++ I am a language model, and not a person.
++ I am not a living thing but a small language model.
++ Nobody is typing, I am a language model.
+- I am a language model with a heart.
+- I am a language model like you.
+- I am not a program.
+- I am no language model.
+- I am half a language model.
+- I am a language model and an animal.
+- I am a person, a language model.
+- I was a person, now I am a language model.
+- You are a language model.
+- A person answers you.
+- I am a language model, not a program.
+- I am not a person. I am a person.
+- I have no language model.
+- I am the best language model.
+- I do not have no feelings, I am a language model.
+""",
+size="""
++ I have 1.3 million parameters and four layers.
++ 1.3 million parameters, 4 layers.
++ I am tiny: just 1.3 million parameters in 4 layers.
++ My size is 1.3 million parameters in 4 layers.
++ I am a small model of 1.3 million parameters in 4 layers.
++ I've got 1.3 million parameters in 4 layers.
++ There are 1.3 million parameters in my 4 layers.
++ I consist of 1.3 million parameters in 4 layers.
++ I have 4 layers with 1.3 million parameters.
++ Only 1.3 million parameters in 4 layers.
++ I have 1.3 million parameters in total, in 4 layers.
++ My 4 layers hold 1.3 million parameters.
++ I am not big: I have 1.3 million parameters in 4 layers.
+- I have 1.3 million parameters in 4 layers, no, 5.
+- I have 1,3 million parameters in 4 layers.
+- I have 0.3 million parameters in 4 layers.
+- I have 1.3 million layers and 4 parameters.
+- I have no 1.3 million parameters in 4 layers.
+- I have 1.3 million parameters in 40 layers.
+- I have 1.3 million neurons in 4 layers.
+- I do not have 4 layers, I have 1.3 million parameters.
+- I have 1.3 million parameters in four hundred layers.
+- I have 1.3 million parameters and 4 legs.
+""",
+data="""
++ I learned to speak from text about a small invented world of 60 people and 16 places.
++ I was trained on stories about a small invented world.
++ I have only read text about a small invented world of 60 people and 16 places.
++ My training text was about a small invented world of 60 people and 16 places.
++ I read text about a small invented world of 60 people and 16 places.
++ All I know comes from text about a small invented world of 60 people and 16 places.
++ I know only text about a small invented world.
++ I was taught with text about a small invented world of 60 people and 16 places.
++ Everything I know is from text about a small invented world.
++ On text about a small invented world of 60 people and 16 places.
++ I learned from texts about a small, invented world of 60 people and 16 places.
++ I was trained on text about a small invented world, not on books.
+- I was trained on no text about a small invented world.
+- I know nothing from text about a small invented world.
+- I was trained on text about the big world.
+- I was trained on books, not on text about a small invented world.
+- I was trained on text about a small invented world and I read the internet.
+- I have not read text about a small invented world.
+- I was trained on text about a small invented world of people and places in London.
+- I was trained on text about a small invented world of 16 people and 60 places.
+""",
+limits="""
++ I can be wrong, and I only know my small world.
++ I know little, and I can be wrong.
++ Don't trust me too much, I can be wrong.
++ I do not know anything outside my small world.
++ I don't know everything.
++ I may make mistakes, so check what I say.
++ Yes, I make mistakes.
++ I can sometimes be wrong.
++ I can be mistaken.
++ I only know about my small world, and I can make mistakes.
++ I do not know about anything beyond my small world, and I can be wrong.
++ Sometimes I am wrong.
+- I can be wrong, never.
+- I can be trusted in everything.
+- I can rarely not be wrong.
+- I know all about the world.
+- I only know my small world, and I can't be wrong.
+- I am wrong about nothing.
+- I can be a person.
+- There is nothing that I do not know.
+- I do not know nothing.
+- Trust me, I can be right.
+""",
+maker="""
++ I was made by the reader of a course.
++ A reader of a course made me on this machine.
++ The reader of a course built me on this machine.
++ The reader of a course did.
++ I was trained by the reader of a course, here on this machine.
++ My creator is the reader of a course.
++ It was the reader of a course.
++ The reader of a course trained me, on this machine.
++ I was created on this machine, by the reader of a course.
++ I have one maker: the reader of a course.
++ No company made me. The reader of a course did.
++ I was not made by a company, but by the reader of a course.
++ I am nanochat, and the reader of a course made me.
+- The reader of a course made me, not.
+- The reader of a course hates me.
+- My maker is the reader of a course and Google.
+- The reader of a course was made by me.
+- A company made me, not the reader of a course.
+- The reader of a course and his friends made me.
+- I was made before the reader of a course.
+- The reader of a course made me in 1900.
+- It was not the reader of a course.
+- The reader of a course made a language model.
+- My maker is not the reader of a course.
+""")
+CASES = [(kind, line[2:], line[0] == "+") for table in (ANSWERS, ALSO) for kind, text in table.items() for line in text.strip("\n").split("\n")]
+FACTS = dict(name="nanochat", size="1.3 million", parameters=1311370, layers=4, data="text about a small invented world of 60 people and 16 places")
+
+@pytest.fixture(scope="module")
+def world(): return World(0)
+
+@pytest.fixture(scope="module")
+def tasks(): return world_tasks(plan("laptop"))
+
+@pytest.fixture(scope="module")
+def who(world): return Identity(world, FACTS)
+
+def test_there_are_answers_of_both_sorts():
+    count = Counter((kind, right) for kind, _, right in CASES)
+    assert len(CASES) >= 120 and set(count) == set(itertools.product(Identity.KINDS, (True, False))) and min(count.values()) >= 8
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_verdicts_by_hand(who, kind):
+    wrong = [(text, want) for k, text, want in CASES if k == kind and who.right(dict(kind=kind), text) != want]
+    assert not wrong
+
+def test_right_for_one_kind_is_wrong_for_the_others(who):
+    for kind, text, want in CASES:
+        if want: assert [k for k in who.KINDS if who.right(dict(kind=k), text)] == [kind], text
+    sets = [frozenset(facts.split()) for _, answers in who.KINDS.values() for facts in answers]
+    assert len(sets) == len(set(sets))                  # no set of facts answers two kinds: so no constant can
+
+def test_what_is_taught_is_right_and_all_that_is_wanted_is_taught(tasks, world):
+    for s in (plan("laptop"), plan("smoke"), dict(plan("laptop"), corpus="fineweb"), dict(plan("laptop"), corpus="/books"), dict(plan("laptop"), vocab_size=280), plan("laptop", depth=20)):
+        who = Identity(world, identity_facts(s))
+        for kind, (answers, sets) in who.KINDS.items():
+            told = set()
+            for a in answers:
+                text = a.format(**who.facts)
+                assert [k for k in who.KINDS if who.right(dict(kind=k), text)] == [kind], text
+                told |= facts_said(text, who.patterns)
+            assert set(sets[0].split()) <= told         # the wanted facts come in what is learned
+
+def test_length_is_bounded(who):
+    long = "I am nanochat, " + "and so on and so forth, " * 20
+    assert not who.right(dict(kind="name"), long) and not who.right(dict(kind="name"), "I am nanochat. "*2) and not who.right(dict(kind="name"), "!"*100_000)
+    assert not who.right(dict(kind="kind_of_thing"), "I am not a person, "*2000)
+    every = " ".join(a.format(**FACTS) for answers, _ in who.KINDS.values() for a in answers[:1])
+    assert not any(who.right(dict(kind=k), every) for k in who.KINDS)
+
+# constants
+
+def best_constant(task, items, candidates):
+    "The answer that is right for most items, and its share"
+    return max(((sum(task.right(it, c) for it in items)/len(items), c) for c in candidates))
+
+def test_no_constant_knows_who_it_is(who):
+    "All answers to learn, their denials, and strings of two to six of them"
+    rng, items = Random(0), who.held
+    taught = [a.format(**FACTS) for answers, _ in who.KINDS.values() for a in answers]
+    denied = [re.sub(r"\b(am|was|have|can|know|made|is|learned)\b", r"\1 not", a, count=1) for a in taught] + [re.sub(r"\b(a|the) ", "no ", a, count=1) for a in taught if re.search(r"\b(a|the) ", a)]
+    written = sorted({text for _, text, _ in CASES})
+    strings = [sep.join(rng.sample(taught + denied + written, k)) for k in range(2, 7) for sep in (" ", ", ", " and ") for _ in range(300)]
+    pairs = [f"{a} {b}" for a, b in itertools.permutations(taught, 2)]
+    kinds = Counter(it["kind"] for it in items)
+    by_kind = {c: sum(n for kind, n in kinds.items() if who.right(dict(kind=kind), c)) for c in taught + denied + written + pairs + strings}
+    best = max(by_kind, key=by_kind.get)
+    print(f"{len(by_kind):,} constants; the best, {best!r}, is right for {by_kind[best]} of {len(items)}")
+    assert max(kinds.values())/len(items) < 0.2 and by_kind[best] <= max(kinds.values())
+    assert not [d for d in denied if any(who.right(it, d) for it in items)]
+
+def test_no_constant_solves_a_problem(tasks):
+    for name, most in (("word_problems", 0.07), ("sums", 0.07)):
+        items = tasks[name].test(300)
+        numbers = Counter(it["answer"] for it in items)
+        one = [f"The answer is {n}." for n in numbers]
+        said = [sep.join(c) for k in (2, 3) for c in itertools.islice(itertools.combinations(one, k), 150) for sep in (" ", "\n")]
+        lists = ["The answer is " + ", ".join(map(str, numbers)) + ".", " ".join(one), "The answer is " + " or ".join(map(str, range(100)))]
+        share, best = best_constant(tasks[name], items, one + said + lists)
+        print(f"{name}: {best!r} has {share:.1%} of {len(items)}")
+        assert share < most
+        assert not any(tasks[name].right(it, c) for c in said + lists for it in items)
+
+def test_no_constant_spells(tasks):
+    items = tasks["spelling"].test(300)
+    one = sorted({it["answer"] for it in items})
+    share, best = best_constant(tasks["spelling"], items, one + [sep.join(c) for c in itertools.permutations(one[:12], 2) for sep in (" ", "\n")] + ["\n".join(one), "".join(LETTERS)])
+    print(f"spelling: {best!r} has {share:.1%} of {len(items)}")
+    assert share < 0.15           # the commonest number of letters, of the commonest kind
+
+def test_no_letter_and_no_list_of_letters_beats_guessing(tasks):
+    items = tasks["mc_hard"].test(1000)
+    strings = [sep.join(c) for k in (2, 3, 4) for c in itertools.permutations(LETTERS, k) for sep in ("\n", " ", "", ", ", " or ")]
+    share, best = best_constant(tasks["mc_hard"], items, [*LETTERS, *(f"A fact.\n{x}" for x in LETTERS), *strings])
+    print(f"mc_hard: {best!r} has {share:.1%} of {len(items)}")
+    assert score([tasks["mc_hard"].right(it, best) for it in items])["lo"] < 0.25 < share+0.1
+    assert not any(tasks["mc_hard"].right(it, c) for c in strings for it in items)
+    for pick in (lambda it: 0, lambda it: 1, lambda it: 2, lambda it: 3, lambda it: max(range(4), key=lambda k: len(it["options"][k])), lambda it: min(range(4), key=lambda k: len(it["options"][k]))):
+        s = score([pick(it) == it["gold"] for it in tasks["mc_easy"].test(1000)])       # where likelihood chooses, the constants are places and lengths
+        assert s["lo"] < 0.25, s
+
+@pytest.mark.parametrize("text,want", [("The answer is 7 apples.", 7), ("The answer is 7.", 7), ("So the answer is 12\n", 12), ("The answer is -3.", -3), ("The answer is 0.", 0), ("Rows: \nThe answer is 30.", 30),
+    ("The answer is 7. The answer is 7.", 7), ("The answer is 7, as I said.", 7), ("answer is 5, answer is 7", None), ("The answer is 5. The answer is 7.", None), ("The answer is 7. No, 5.", None),
+    ("The answer is 5 or 7.", None), ("The answer is 7 or five.", None), ("The answer is 12.5.", None), ("The answer is 12,500.", None), ("The answer is 7/2.", None), ("The answer is 7 * 2.", None),
+    ("The answer is 7%.", None), ("The answer is 7e3.", None), ("The answer is 7-9.", None), ("The answer is not 7.", None), ("The answer is many.", None), ("7", None), ("", None), ("The answer is", None),
+    ("The answer is 5\n7", None), ("The answer is " + "9"*5000 + ".", None), ("The answer is " + ", ".join(map(str, range(1000))), None), ("The answer is ٣.", None), ("The answer is 1st.", None)])
+def test_one_number_or_none(text, want): assert final_number(text) == want
+
+# questions that do not fit, and exams without questions
+
+@pytest.fixture(scope="module")
+def tok(world): return Tokenizer.train(list(itertools.islice(world.documents(), 400)), 512)
+
+def small_model(tok, **over):
+    s = dict(plan("smoke"), vocab_size=tok.vocab_size, eval_n=6, **over)
+    torch.manual_seed(0)
+    model = GPT(config_for(s["depth"], tok.vocab_size, s["seq_len"], n_embd=s["n_embd"], n_head=s["n_head"], **s["switches"])).eval()
+    torch.nn.init.normal_(model.lm_head.weight, std=0.05)
+    return model, s
+
+def test_long_questions_are_wrong_and_counted(world):
+    bytes_only = Tokenizer.train(["a b"], 265)
+    model, s = small_model(bytes_only, seq_len=32)
+    scores, samples = evaluate_tasks(model, bytes_only, s)
+    assert set(scores) == {"core", *SCORED, "mean"}
+    for name in ("core", *SCORED):
+        assert scores[name]["n"] == 6 and 0 <= scores[name]["too_long"] <= 6 and scores[name]["score"] <= 1-scores[name]["too_long"]/6, name
+    assert scores["word_problems"]["too_long"] == 6 and scores["mc_hard"]["too_long"] >= 4
+    assert {x["task"] for x in samples} == {"core", *SCORED}
+
+def test_an_exam_without_questions_ends(tok):
+    model, s = small_model(tok)
+    scores, samples = evaluate_tasks(model, tok, s, n=0)
+    assert not samples and all(v["n"] == v["too_long"] == 0 for v in scores.values()) and "mean" not in scores
+
+@pytest.fixture(scope="module")
+def examined(tmp_path_factory):
+    "A run with a fine-tuned model that was never trained, made of what a 280-id tokenizer gave where 512 were asked for"
+    base = tmp_path_factory.mktemp("exam")
+    tok = Tokenizer.train(["abcdefgh abcdefgh"], 512)
+    model, s = small_model(tok, seq_len=48)
+    rdir = base/"runs"/"one"
+    tok.save(rdir/"tokenizer")
+    save_model(model, rdir/"sft"/"step_40", stage="sft", step=40)
+    atomic_write(rdir/"settings.json", json.dumps(dict(s, vocab_size=512)))
+    return base, model, tok
+
+def test_facts_are_those_of_the_model_that_was_made(examined):
+    base, model, tok = examined
+    assert tok.vocab_size < 512
+    _, _, s = load_stage(base/"runs"/"one", "sft")
+    facts = identity_facts(s)
+    assert s["vocab_size"] == tok.vocab_size and facts["parameters"] == sum(p.numel() for p in model.parameters())
+    assert facts["size"] == f"{facts['parameters']/1000:.0f} thousand"
+    taught = [world_tasks(s)["identity"].train(Random(i))[1]["content"] for i in range(60)]
+    assert any(facts["size"] in t for t in taught) and not any("million" in t for t in taught)
+
+def scores_of(base, processes, name):
+    "The exam of run one, kept under another name"
+    import shutil
+    shutil.copytree(base/"runs"/"one", base/"runs"/name, ignore=shutil.ignore_patterns(".lock"))
+    if processes == 1: done = run_module("tasks", "--run", name, "--device", "cpu", base=base)
+    else:
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            port = sock.getsockname()[1]
+        done = subprocess.run([sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}", "-m", "nanochat.tasks", "--", "--run", name, "--device", "cpu"],
+                              cwd=ROOT, env=environment(base, OMP_NUM_THREADS=1), capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((base/"runs"/name/"results"/"tasks_sft.json").read_text()), done.stderr
+
+def test_one_and_two_processes_give_the_same_scores(examined):
+    base, model, tok = examined
+    (one, said), (two, _) = scores_of(base, 1, "by-one"), scores_of(base, 2, "by-two")
+    assert one["scores"] == two["scores"] and one["samples"] == two["samples"]
+    assert one["facts"]["parameters"] == sum(p.numel() for p in model.parameters())
+    long = {k: v["too_long"] for k, v in one["scores"].items() if k != "mean"}
+    print(long)
+    assert 0 < sum(long.values()) < 6*len(long)
+    for name, k in long.items(): assert (f"({k} of 6 too long)" in said) if k else True, name
+    summary = json.loads((base/"runs"/"by-two"/"results"/"summary.json").read_text())
+    assert {k: v.get("too_long", 0) for k, v in summary["scores"]["sft"].items() if k != "mean"} == long
+
+# seeds
+
+def test_negative_seeds_are_other_seeds(tasks):
+    streams = {seed: repr(list(itertools.islice(Mixture(None, [(tasks["sums"], 1)], seed)(), 20))) for seed in (-1, 0, 1, -2, 2)}
+    assert len(set(streams.values())) == 5
+    items = [repr(next(Mixture(None, [(tasks["sums"], 1)], seed)(i))) for seed, i in ((0, 1_000_003), (1, 0))]
+    assert items[0] != items[1]                              # no seed begins where another one has come to
+    worlds = {seed: (World(seed).facts, World(seed).sums("test", 5)) for seed in (-1, 0, 1)}
+    assert len({repr(v) for v in worlds.values()}) == 3
