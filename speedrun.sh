@@ -301,7 +301,7 @@ def name(tier, corpus, depth, seed):
         depth = ast.literal_eval(tiers[tier]["depth"]) if tier in tiers else 0
     folder = Path(corpus).name
     label = re.sub(r"[^A-Za-z0-9._-]+", "-", folder)[:60]
-    if label != folder or not label: label += "-" + hashlib.sha256(os.fsencode(folder)).hexdigest()[:6]
+    if label != folder or not label: label = f"{label.strip('-')}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:6]}".strip("-")
     return f"{tier}-{label}-d{int(depth)}-s{int(seed)}"
 
 def compare(run, *given):

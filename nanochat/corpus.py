@@ -69,7 +69,7 @@ def said_of(
 )->str:
     "One line: what is read, and what is left out and why"
     kinds = Counter(KINDS.search(f.name)[0].lower() for f in files)
-    line = f"corpus {top}: {len(files):,} files are read ("+", ".join(f"{n:,} {k}" for k, n in sorted(kinds.items()))+")"
+    line = f"corpus {top.name or top}: {len(files):,} file{'s are' if len(files) > 1 else ' is'} read ("+", ".join(f"{n:,} {k}" for k, n in sorted(kinds.items()))+")"
     reasons = {why: [p for p, w in left if w == why] for _, why in left}
     out = "; ".join(f"{why}: {_listed(paths, top)}" for why, paths in reasons.items())
     return line+(f"; left out: {out}" if out else "")

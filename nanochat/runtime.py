@@ -167,7 +167,7 @@ def run_label(
     name = Path(corpus).name
     label = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:60]
     if label == name and label: return label
-    return f"{label}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:6]}"
+    return f"{label.strip('-')}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:6]}".strip("-")
 
 # %% ../nbs/00_runtime.ipynb #86a516ab
 def _sync_dir(path):
