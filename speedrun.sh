@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # From text to chat with one command: `bash speedrun.sh` sets up, then trains, scores and reports a small chat model.
 # Run it again and it goes on where it stopped. `bash speedrun.sh help` lists the other doors.
+[ -n "${BASH_VERSION-}" ] || exec bash "$0" "$@"      # `sh speedrun.sh`: this is written for bash
+set +o posix
 set -euo pipefail
 
 # ---- the road: one line per step; a step whose work is there and whole is passed over ----------------------------------
@@ -25,7 +27,7 @@ usage() {
   cat <<'TXT'
 bash speedrun.sh [options]       set up, then train, score and report; run it again to go on
   --tier smoke|laptop|gpu|full     size of the whole job (default laptop; smoke is the quick rehearsal)
-  --corpus world|DIR               the built-in world, or a folder of .txt, .jsonl or .parquet files (also .gz, .xz)
+  --corpus world|DIR               the built-in world, or a folder of .txt, .md, .jsonl, .csv or .parquet files (also .gz, .xz, .zst)
            fineweb-edu|climbmix|tinystories   shards fetched from the hub as they are needed
   --depth N   --seed N   --run NAME   --dtype auto|float32|bfloat16   --vocab_size N   --seq_len N
 bash speedrun.sh DOOR
@@ -71,7 +73,8 @@ train() {
   name_run; RUN_DIR=$(house path "$RUN")
   [ -f "$RUN_DIR/settings.json" ] || fresh=1
   house compare "$RUN" ${GIVEN[@]+"${GIVEN[@]}"}       # a changed setting under an old name is an error that names it
-  lock
+  READ_ONLY=""
+  if [ -d "$RUN_DIR" ] && [ ! -w "$RUN_DIR" ]; then READ_ONLY=yes; else lock; fi    # a store that can only be read may hold a finished run
   [ $fresh = 0 ] || trap 'house forget "$RUN"' EXIT    # a start that is refused leaves no empty run behind
   STARTED=""
   road
@@ -85,6 +88,7 @@ step() {   # step NAME MODULE OPTIONS: run one module of the library, unless its
   house done "$RUN" "$name" || status=$?
   [ $status != 0 ] || return 0
   [ $status = 10 ] || exit $status
+  [ -z "$READ_ONLY" ] || die "run $RUN is not finished (step '$name' comes next), and $RUN_DIR can't be written: copy it to a NANOCHAT_BASE_DIR that can"
   status=0
   if [ -z "$STARTED" ]; then STARTED=yes; [ $fresh = 1 ] || say "run $RUN goes on at step '$name'"; fi
   [ "$name" = settings ] || foresee
@@ -176,7 +180,10 @@ options() {   # options "NAMES THAT APPLY" ARGUMENTS: fills GIVEN (all but --run
     key=${key#--}
     case " $known " in *" $key "*) ;; *) misuse "unknown option '--$key'${known:+; here there are --${known// / --}}" ;; esac
     [ -n "$value" ] || misuse "option --$key needs a value"
-    case "$key" in depth|seed|vocab_size|seq_len|port) case "$value" in *[!0-9]*) misuse "option --$key takes a whole number, not '$value'" ;; esac ;; esac
+    case "$key" in depth|seed|vocab_size|seq_len|port)
+      case "$value" in *[!0-9]*) misuse "option --$key takes a whole number, not '$value'" ;; esac
+      [ ${#value} -le 18 ] || misuse "option --$key takes a whole number of at most 18 digits, not '$value'" ;;
+    esac
     case "$key" in
       run) RUN=$value; continue ;;
       corpus) value=$(folder "$value"); CORPUS=$value ;;
@@ -188,7 +195,9 @@ options() {   # options "NAMES THAT APPLY" ARGUMENTS: fills GIVEN (all but --run
 
 folder() {   # a corpus is a name, or a folder, which is kept by its full path so that it can be found from anywhere
   case "$1" in world|fineweb-edu|climbmix|tinystories) printf '%s' "$1"; return ;; esac
-  (cd "$CALLER" && cd "$1" 2>/dev/null && pwd) || die "corpus '$1': no such folder; give world, or a folder of .txt, .jsonl or .parquet files (also .gz, .xz)"
+  local path=$1
+  case "$path" in /*) ;; *) path=$CALLER/$path ;; esac          # never as an option, and never as the "-" of cd
+  (cd -- "$path" 2>/dev/null && pwd) || die "corpus '$1': no such folder; give world, or a folder of .txt, .md, .jsonl, .csv or .parquet files (also .gz, .xz, .zst)"
 }
 
 built() {   # a tier that is planned and not built: its plan, what is missing, and status 2
@@ -202,11 +211,12 @@ built() {   # a tier that is planned and not built: its plan, what is missing, a
 name_run() { [ -n "$RUN" ] || RUN=$(house name "${TIER:-laptop}" "${CORPUS:-world}" "${DEPTH:--}" "${SEED:-0}"); }
 of_run()   { RUN=$(house find "$RUN"); }
 
-lock() {   # held by this shell as an open file, and handed down to every step; the kernel lets go of it when the job ends, however it ends
-  mkdir -p "$RUN_DIR" || die "can't make $RUN_DIR: see that the folder may be written, or set NANOCHAT_BASE_DIR to another"
-  exec 9>>"$RUN_DIR/.lock"
-  house lock "$RUN" $$
-  export NANOCHAT_LOCK_FD=9
+lock() {   # held by this shell as an open file: the kernel lets go of it when the job ends, however it ends. Steps get a token (chapter 00)
+  local token
+  mkdir -p -- "$RUN_DIR" 2>/dev/null && { exec 9>>"$RUN_DIR/.lock"; } 2>/dev/null || die "$RUN_DIR can't be written: set NANOCHAT_BASE_DIR to a folder that can"
+  token=$(house lock "$RUN" $$)
+  export NANOCHAT_LOCK=$RUN:$token
+  house mend "$RUN"
 }
 
 # ---- small things ------------------------------------------------------------------------------------------------------
@@ -214,42 +224,73 @@ say()    { printf '%s\n' "$*" >&2; }
 die()    { say "error: $*"; exit 1; }
 misuse() { say "error: $*; \`bash speedrun.sh help\` lists doors and options"; exit 2; }
 clock()  { printf '%d:%02d' $(($1/60)) $(($1%60)); }
-nano()   { local module=$1; shift; "$PY" -m "nanochat.$module" "$@"; }
+nano()   { local module=$1; shift; "$PY" -m "nanochat.$module" "$@" 9>&-; }    # the lock is this shell's alone: 9 is not handed down
 house()  { "$PY" -c "$HOUSE" "$@"; }
 
 # Everything that must answer at once, before torch is loaded or even installed: names, locks, and whether the work of a step is whole.
 IFS= read -r -d '' HOUSE <<'PY' || true
-import ast, fcntl, hashlib, json, os, re, shutil, sys
+import ast, fcntl, hashlib, json, os, re, secrets, shutil, signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-BASE = Path(os.environ.get("NANOCHAT_BASE_DIR") or Path.home()/".cache"/"nanochat").expanduser()
-RUNS = BASE/"runs"
 STAGES = ("base", "mid", "sft", "rl")
 def fail(line): sys.exit(f"error: {line}")
+def warn(line): print(f"warning: {line}", file=sys.stderr)
+
+def base():
+    given = os.environ.get("NANOCHAT_BASE_DIR") or "~/.cache/nanochat"
+    try: return Path(given).expanduser()
+    except RuntimeError: fail(f"NANOCHAT_BASE_DIR {given!r}: there is no such home; give a whole path")
+RUNS = base()/"runs"
 
 def path(run):
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", run):
         fail(f"run name {run!r}: use letters, digits, '.', '_' and '-' only, beginning with a letter or digit")
     return RUNS/run
 
-def load(file):
-    "A JSON file; None where it is missing, or no JSON (its step is then done again)"
-    try: return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError: return None
-    except ValueError:
-        print(f"warning: {file} is damaged; it is made again", file=sys.stderr)
-        file.unlink()
+def sealed(file):
+    "What a JSON file of a run says; ValueError says why it can't be believed (chapter 00, section 7)"
+    try: said = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as e: raise ValueError(e.strerror) from None
+    except RecursionError: raise ValueError("no JSON") from None
+    if not isinstance(said, dict) or not said: raise ValueError(f"it holds {json.dumps(said)[:40]}, not an object with names")
+    seal = said.pop("sha256", None)
+    if seal not in (None, hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()):
+        raise ValueError("it is not what was written, its sha256 differs")
+    return said
+
+def traces(run):
+    "What only a run with settings leaves"
+    d = path(run)
+    found = [p for p in d.glob("*/step_*") if not p.name.startswith(".")] + list(d.glob("dtype.json"))
+    return found + [p for p in d.glob("results/*.json") if p.stem not in ("tokenizer", "summary")]
+
+def plan(run):
+    "The settings of a run, None where there are none yet; ValueError says what is wrong with them"
+    file = path(run)/"settings.json"
+    if not os.path.lexists(file):
+        if left := traces(run): raise ValueError(f"is gone, and {left[0].relative_to(file.parent)} was made by it")
+        return None
+    try:
+        s = sealed(file)
+        missing = [k for k in ("tier", "corpus", "seed", "depth", "base") if k not in s]
+        missing += [f"{k}.steps" for k in STAGES if k in s and not (isinstance(s[k], dict) and isinstance(s[k].get("steps"), int))]
+        if missing: raise ValueError(f"it has no {missing[0]}")
+        return s
+    except ValueError as e: raise ValueError(f"is damaged ({e})") from None
 
 def settings(run):
-    file = path(run)/"settings.json"
-    try: return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError: return None
-    except ValueError: fail(f"{file} is damaged: remove the run with `bash speedrun.sh clean {run}`, or put the file back")
+    "The settings of a run, None where there are none yet; a run whose settings are lost or damaged ends here"
+    try: return plan(run)
+    except ValueError as e:
+        fail(f"{path(run)/'settings.json'} {e}: put it back, or remove the run with `bash speedrun.sh clean {run}`; "
+             "if the change was yours, take out its line sha256")
 
-def names():
-    "Runs, the newest first"
-    def when(d): return max(f.stat().st_mtime for f in (d/"log.jsonl", d) if f.exists())
-    return [d.name for d in sorted((d for d in RUNS.glob("*") if (d/"settings.json").exists()), key=when, reverse=True)]
+def names(lost=False):
+    "Runs, the newest first; `lost`: those that have lost their settings, too"
+    def when(d): return max((f.stat().st_mtime for f in (d/"log.jsonl", d) if f.exists()), default=0)
+    found = [d for d in RUNS.glob("*") if not d.name.startswith(".") and ((d/"settings.json").exists() or lost and d.is_dir() and traces(d.name))]
+    return [d.name for d in sorted(found, key=when, reverse=True)]
 
 def name(tier, corpus, depth, seed):
     "The default name of a run; the depth of a tier is read from the chapter's own table, without importing it"
@@ -258,8 +299,10 @@ def name(tier, corpus, depth, seed):
         table = next(n.value for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "TIERS")
         tiers = {k.arg: {o.arg: o.value for o in k.value.keywords} for k in table.keywords}
         depth = ast.literal_eval(tiers[tier]["depth"]) if tier in tiers else 0
-    folder = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(corpus).name)[:60]
-    return f"{tier}-{folder}-d{int(depth)}-s{int(seed)}"
+    folder = Path(corpus).name
+    label = re.sub(r"[^A-Za-z0-9._-]+", "-", folder)[:60]
+    if label != folder or not label: label = f"{label.strip('-')}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:6]}".strip("-")
+    return f"{tier}-{label}-d{int(depth)}-s{int(seed)}"
 
 def compare(run, *given):
     "Options that differ from those that a run was made with"
@@ -267,30 +310,97 @@ def compare(run, *given):
     if have is None: return
     for key, new in zip(given[::2], given[1::2]):
         old = have.get(key[2:])
-        same = os.path.realpath(new) == os.path.realpath(str(old)) if key == "--corpus" else str(old) == str(int(new) if isinstance(old, int) else new)
+        if key == "--corpus": same = os.path.realpath(new) == os.path.realpath(str(old))
+        else: same = str(old) == (str(int(new)) if new.isdigit() else new)
         if not same: fail(f"run {run!r} was made with {key[2:]} {old}, now {new}: give this one another --run name, or remove the old one with `bash speedrun.sh clean {run}`")
 
-def holder(file):
-    "The process that holds a lock, or None"
-    try:
-        with open(file, "r+") as f: fcntl.flock(f, fcntl.LOCK_EX|fcntl.LOCK_NB)
-    except FileNotFoundError: return None
-    except OSError: return file.read_text().strip() or "?"
+def named(file):
+    "The process that a lock file names"
+    try: return (file.read_text(errors="replace").split() or ["?"])[0]
+    except OSError: return "?"
+
+def taken(file, how, tries=1):
+    "Is this lock held by somebody else?"
+    for left in reversed(range(tries)):
+        try: fcntl.flock(file, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not left: return True
+            time.sleep(0.05)
+        except OSError: return False                   # a file system without locks
+        else: return False
+
+def busy(run):
+    "Who works on a run, in words, or None: the job that holds it, or a step that has outlived its job"
+    d = path(run)
+    for file, how, words in ((d/".lock", fcntl.LOCK_SH, "in use by process"), (d/".workers", fcntl.LOCK_EX, "its job has ended, and its last step still runs: process")):
+        try:
+            with open(file) as f:
+                if taken(f, how): return f"{words} {named(file)}"
+        except OSError: pass
+
+def hold(run, lock, workers):
+    "Take both locks of a run for a moment, or say who has them"
+    d = path(run)
+    if taken(lock, fcntl.LOCK_EX, tries=5): fail(f"run {run!r} is in use by process {named(d/'.lock')}: wait for it, or give this one another --run name")
+    if taken(workers, fcntl.LOCK_EX, tries=5):
+        fail(f"run {run!r}: the job that held it has ended, and its last step, process {named(d/'.workers')}, is still running: wait for it, or end it")
 
 def lock(run, pid):
-    try: fcntl.flock(9, fcntl.LOCK_EX|fcntl.LOCK_NB)
-    except OSError: fail(f"run {run!r} is in use by process {(path(run)/'.lock').read_text().strip() or '?'}: wait for it, or give this one another --run name")
-    os.ftruncate(9, 0); os.write(9, pid.encode())
-    for half in [*path(run).rglob(".*")]:              # what a kill in the middle of a write left beside its place
-        if re.fullmatch(r"\..+\.[a-z0-9_]{8}", half.name): shutil.rmtree(half) if half.is_dir() else half.unlink()
+    "Hold a run through file 9 of the shell; prints the token that lets its steps in"
+    with open(path(run)/".workers", "a") as workers:
+        hold(run, 9, workers)
+        token = secrets.token_hex(16)
+        os.ftruncate(9, 0)
+        os.write(9, f"{pid} {token}".encode())
+    return token
+
+def remove(p): shutil.rmtree(p) if p.is_dir() and not p.is_symlink() else p.unlink(missing_ok=True)
+
+def mend(run):
+    "What a kill left half written goes, and results that can't be believed, so that their steps are done again"
+    d = path(run)
+    for half in [*d.rglob(".*.part")]: remove(half)
+    for folder in ("tokenizer", "results", *STAGES):
+        if os.path.lexists(d/folder) and not (d/folder).is_dir(): fail(f"{d/folder} is a file, where a folder belongs: move it away and run the same command again")
+    for file in (d/"log.jsonl", *d.glob("results/*.json")):
+        if file.is_dir(): fail(f"{file} is a folder, where a file belongs: move it away and run the same command again")
+    for file in [*d.glob("results/*.json"), *d.glob("tokenizer/tokenizer.json")]:
+        why = tokens_damaged(file) if file.parent.name == "tokenizer" else unbelievable(file)
+        if not why: continue
+        if file.parent.name == "tokenizer" and settings(run)["corpus"] != "world" and any(steps(run, stage) for stage in STAGES):
+            fail(f"{file} is damaged ({why}), and models were trained on it: put it back, or remove the run with `bash speedrun.sh clean {run}`")
+        warn(f"{file} is damaged ({why}); it is made again")
+        file.unlink()
+
+def tokens_damaged(file):
+    "What is wrong with a tokenizer's file, or None; it has a fingerprint of its own (chapter 04)"
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))
+        made = hashlib.sha256(json.dumps([said["pattern"], said["special_tokens"], said["ranks"]]).encode()).hexdigest()
+        return None if said["sha256"] == made else "its contents do not fit its sha256"
+    except (OSError, ValueError, RecursionError, LookupError, TypeError) as e: return f"{type(e).__name__}: {e}"[:100]
+
+def unbelievable(file):
+    "What is wrong with a result, or None"
+    try: said = sealed(file)
+    except ValueError as e: return str(e)
+    mark = file.with_suffix(".sha256")
+    if file.stem == "summary":
+        if mark.exists() and mark.read_text(errors="replace").split()[:1] != [digest(file)]: return f"its sha256 is not the one in {mark.name}"
+        return next((f"it has no {k}" for k in ("scores", "bpb", "seconds", "tokens") if not isinstance(said.get(k), dict)), None)
+
+def steps(run, stage):
+    "The checkpoints of a stage: {step: folder}"
+    found = [(re.fullmatch(r"step_(0|[1-9][0-9]{0,11})", c.name), c) for c in (path(run)/stage).glob("step_*") if c.is_dir()]
+    return {int(m[1]): c for m, c in found if m}
 
 def whole(checkpoint):
     "True where every byte of a checkpoint is the one that was written"
     try:
         text = (checkpoint/"meta.json").read_bytes()
         listing = {name: f["sha256"] for name, f in json.loads(text)["files"].items()}
-        return hashlib.sha256(text).hexdigest() == (checkpoint/"meta.sha256").read_text().strip() and all(digest(checkpoint/n) == h for n, h in listing.items())
-    except (OSError, ValueError, KeyError): return False
+        return bool(listing) and hashlib.sha256(text).hexdigest() == (checkpoint/"meta.sha256").read_text().strip() and all(digest(checkpoint/n) == h for n, h in listing.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError): return False
 
 def digest(file):
     h = hashlib.sha256()
@@ -303,50 +413,56 @@ def done(run, step):
     d, s = path(run), settings(run)
     if step == "settings": return s is not None
     if step == "report":
-        return (d/"report.md").exists() and (d/"report.md").stat().st_mtime >= max(f.stat().st_mtime for f in (d/"results").glob("*.json"))
-    if load(d/"results"/f"{step}.json") is None: return False
-    if step == "tokenizer": return load(d/"tokenizer"/"tokenizer.json") is not None
+        made = [f.stat().st_mtime for f in (d/"results").glob("*.json")]
+        return (d/"report.md").exists() and (d/"results"/"summary.json").exists() and (d/"report.md").stat().st_mtime >= max(made)
+    file = d/"results"/f"{step}.json"
+    if not file.exists() or unbelievable(file): return False
+    if step == "tokenizer": return (d/"tokenizer"/"tokenizer.json").exists()
     if step in STAGES:
-        last = max((int(c.name[5:]) for c in (d/step).glob("step_*") if c.name[5:].isdigit()), default=None)
-        return last == s[step]["steps"] and whole(d/step/f"step_{last}")
+        there = steps(run, step); last = max(there, default=None)
+        return last == s[step]["steps"] and whole(there[last])
     return True
 
 def where(run):
     "How far a run is, in two words"
-    d, s = RUNS/run, settings(run)
+    d = RUNS/run
+    try: s = plan(run)
+    except ValueError as e: return "settings lost" if "is gone" in str(e) else "settings damaged"
     if (d/"report.md").exists() and all((d/"results"/f"{st}.json").exists() for st in STAGES): return "finished"
-    try: last = json.loads((d/"log.jsonl").read_text().splitlines()[-1])
-    except (OSError, ValueError, IndexError): return "tokenizer" if (d/"tokenizer").is_dir() else "planned"
-    return f"{last['stage']} {last['step']}/{s[last['stage']]['steps']}"
+    try:
+        last = json.loads((d/"log.jsonl").read_text(errors="replace").splitlines()[-1])
+        return f"{last['stage']} {last['step']}/{s[last['stage']]['steps']}"
+    except (OSError, ValueError, IndexError, KeyError, TypeError): return "tokenizer" if (d/"tokenizer").is_dir() else "planned"
 
 def runs():
-    for run in names():
+    for run in names(lost=True):
         mb = sum(f.stat().st_size for f in (RUNS/run).rglob("*") if f.is_file())/1e6
-        pid = holder(RUNS/run/".lock")
-        print(f"{run:<40} {where(run):<16} {mb:8.1f} MB{f'   in use by process {pid}' if pid else ''}")
-    if not names(): print(f"no run yet in {RUNS}: `bash speedrun.sh` makes one")
+        who = busy(run)
+        print(f"{run:<40} {where(run):<16} {mb:8.1f} MB{f'   {who}' if who else ''}")
+    if not names(lost=True): print(f"no run yet in {RUNS}: `bash speedrun.sh` makes one")
 
 def find(run):
     "A run that is there: the one named, else the newest"
     if run and not path(run).is_dir(): fail(f"no run named {run!r} in {RUNS}: there {'is ' + ', '.join(names()) if names() else 'are none yet'}")
     if not run and not names(): fail(f"no run yet in {RUNS}: `bash speedrun.sh` makes one")
-    print(run or names()[0])
+    return run or names()[0]
 
 def clean(run):
     d = Path(path(run))
     if not d.is_dir() or d.is_symlink(): fail(f"no run named {run!r} in {RUNS}: `bash speedrun.sh runs` lists them")
-    with open(d/".lock", "a") as f:
-        try: fcntl.flock(f, fcntl.LOCK_EX|fcntl.LOCK_NB)
-        except OSError: fail(f"run {run!r} is in use by process {(d/'.lock').read_text().strip() or '?'}: stop it first")
-        gone = RUNS/f".{run}.{os.getpid()}"
-        d.rename(gone)                                # out of sight in one move, so that no half of a run is ever found
-        shutil.rmtree(gone)
+    try:
+        with open(d/".lock", "a") as lock, open(d/".workers", "a") as workers:
+            hold(run, lock, workers)
+            gone = RUNS/f".{run}.{os.getpid()}"
+            d.rename(gone)                            # out of sight in one move, so that no half of a run is ever found
+            shutil.rmtree(gone)
+    except OSError as e: fail(f"{e.filename or d} can't be removed ({e.strerror}): see that {RUNS} can be written")
     print(f"run {run} is removed")
 
 def forget(run):
     "Remove the folder of a run that was refused before it had settings"
     d = path(run)
-    if not (d/"settings.json").exists() and [f.name for f in d.glob("*")] == [".lock"]: shutil.rmtree(d)
+    if d.is_dir() and {f.name for f in d.glob("*")} <= {".lock", ".workers"}: shutil.rmtree(d)
 
 def free(folder):
     folder = Path(folder)
@@ -361,13 +477,15 @@ def stamp():
     return h.hexdigest()
 
 do, args = sys.argv[1], sys.argv[2:]
-answer = globals()[do](*args)
+try: answer = globals()[do](*args)
+except OSError as e: fail(f"{e.filename or RUNS} can't be used ({e.strerror}): set NANOCHAT_BASE_DIR to a folder that can be read and written")
 if do == "done": sys.exit(0 if answer else 10)
-if answer is not None: print(answer)
+if answer is not None: sys.stdout.buffer.write(os.fsencode(f"{answer}\n"))      # the very bytes of a path, whatever the terminal can show
 PY
 
 # The expected minutes, and how they were found: from a recorded run and the speeds of a matmul then and now, or else a lower bound from the FLOPs.
 IFS= read -r -d '' ESTIMATE <<'PY' || true
+import signal; signal.signal(signal.SIGINT, signal.SIG_DFL)       # Ctrl-C while torch is imported: no traceback
 import json, sys
 from pathlib import Path
 import torch
@@ -392,8 +510,14 @@ else:
     print(f"expected: at least {flops/here/60:.1f} minutes (no recorded run of this kind: {flops:.1e} FLOPs of training at the {here/1e9:.0f} GFLOP/s that a float32 matmul reaches here; scoring comes on top)")
 PY
 
-HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd); CALLER=$PWD
+unset CDPATH
+SELF=${BASH_SOURCE[0]}
+while [ -L "$SELF" ]; do                               # a link to this script, wherever it is, means the folder of the script
+  case "$(readlink "$SELF")" in /*) SELF=$(readlink "$SELF") ;; *) SELF=$(dirname -- "$SELF")/$(readlink "$SELF") ;; esac
+done
+case "$SELF" in /*) ;; *) SELF=./$SELF ;; esac
+HERE=$(cd -- "$(dirname -- "$SELF")" && pwd); CALLER=$PWD
 case "${NANOCHAT_BASE_DIR-}" in ""|/*|"~"*) ;; *) export NANOCHAT_BASE_DIR="$CALLER/$NANOCHAT_BASE_DIR" ;; esac    # what is relative, is so to the caller
 case "${PYTHON-}" in /*) ;; */*) PYTHON=$CALLER/$PYTHON ;; esac
-cd "$HERE"
+cd -- "$HERE"
 { main "$@"; exit; }    # read as one piece: a script that is changed while it runs must not be read on from

@@ -8,10 +8,11 @@ __all__ = ['STAGES', 'METRICS', 'BPB', 'MOVES', 'COLORS', 'read_log', 'gather', 
            'score_figure', 'bpb_figure', 'missing', 'provenance_lines', 'headline', 'render', 'write_report', 'main']
 
 # %% ../nbs/23_report.ipynb #b5115595
-import json, math
+import errno, io, math, os
 from pathlib import Path
 from fastcore.script import call_parse
-from .runtime import UserError, atomic_write, friendly, newest_run, print0, read_result, read_settings, read_summary, run_dir
+from .runtime import (UserError, atomic_write, friendly, log_entry, newest_run, print0, read_result, read_settings,
+                              read_summary, run_dir, update_summary)
 
 # %% ../nbs/23_report.ipynb #34aef869
 STAGES = ("base", "mid", "sft", "rl")
@@ -24,12 +25,12 @@ BPB = ("uniform", "unigram", "bigram", "trigram", "base", "mid")
 def read_log(
     path,       # log.jsonl
 )->list:        # a dict per step
-    "The steps of a run; a half-written last line is passed over"
-    path, out = Path(path), []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try: out.append(json.loads(line))
-        except ValueError: continue
-    return out
+    "The steps of a run; what is no entry, such as a half-written last line, is passed over"
+    path = Path(path)
+    if not path.is_file(): return []
+    entries = map(log_entry, path.read_text(encoding="utf-8", errors="replace").split("\n"))
+    numbers = ("step", "loss", "tokens")
+    return [e for e in entries if e and all(isinstance(e.get(k), (int, float)) for k in numbers) and math.isfinite(e["loss"])]
 
 def gather(
     rdir,       # a run's folder
@@ -37,9 +38,11 @@ def gather(
     "All that a run's stages have left so far"
     rdir = Path(rdir)
     def get(name): return read_result(rdir, name) or {}
-    if not get("summary"): raise UserError(f"run {rdir.name!r} has no results yet: run `bash speedrun.sh --run {rdir.name}` first")
-    some = lambda form: {s: r for s in STAGES if (r := get(form.format(s)))}
-    return dict(run=rdir.name, settings=read_settings(rdir), summary=read_summary(rdir), stages=some("{}"), tasks=some("tasks_{}"), tokenizer=get("tokenizer"), log=read_log(rdir/"log.jsonl"))
+    def some(form): return {s: r for s in STAGES if (r := get(form.format(s)))}
+    if not list(rdir.glob("results/*.json")):
+        raise UserError(f"run {rdir.name!r} has no results yet: run `bash speedrun.sh --run {rdir.name}` first")
+    return dict(run=rdir.name, settings=read_settings(rdir), summary=read_summary(rdir), stages=some("{}"), tasks=some("tasks_{}"),
+                tokenizer=get("tokenizer"), log=read_log(rdir/"log.jsonl"))
 
 # %% ../nbs/23_report.ipynb #3cd69d09
 def table(
@@ -92,7 +95,7 @@ def move_rows(summary):
     "For each stage its own number, before and after: [stage, metric, before, after, verdict]"
     scores, bpb, rows = summary["scores"], summary["bpb"], []
     if "base" in bpb and "bigram" in bpb:
-        rows.append(["BASE", "bits per byte, against the bigram", f"{bpb['bigram']:.3f}", f"{bpb['base']:.3f}", f"{1-bpb['base']/bpb['bigram']:.0%} less"])
+        rows.append(["BASE", "bits per byte, against the bigram", f"{bpb['bigram']:.3f}", f"{bpb['base']:.3f}", f"{abs(1-bpb['base']/bpb['bigram']):.0%} {'less' if bpb['base'] < bpb['bigram'] else 'more'}"])
     if core := scores.get("base", {}).get("core"):
         rows.append(["BASE", METRICS["core"][0], "guessing 25%", cell(core), "above guessing" if core["lo"] > .25 else "not above guessing"])
     for stage, m, old in MOVES:
@@ -109,12 +112,17 @@ def bpb_table(bpb):
 
 # %% ../nbs/23_report.ipynb #9811b06d
 def cost_table(res):
-    "Steps, tokens, time, speed, FLOPs and share of the machine's matmul peak, by stage"
+    "Steps, tokens, time, speed, FLOPs and share of the device's matmul peak, by stage"
     seconds, rows = res["summary"]["seconds"], []
     if "tokenizer" in seconds: rows.append(["tokenizer", "", "", clock(seconds["tokenizer"]), "", "", "", ""])
-    for s, r in res["stages"].items():
-        flops, share = (f"{r['flops_per_token']*r['tokens']:.2e}", f"{r['mfu']:.0%}") if r["mfu"] else ("–", "–")
-        rows.append([s.upper(), r["steps"], short(r["tokens"])+" written"*(s == "rl"), clock(r["seconds"]), f"{r['tokens']/max(r['seconds'], 1e-9):,.0f}", flops, share, f"{r['loss']:.3f}"])
+    for stage, r in res["stages"].items():
+        flops, share = "–", "–"
+        if stage != "rl":
+            flops = f"{r['flops_per_token']*r['tokens']:.2e}"
+            share = f"{r['mfu']:.0%}" if r.get("peak_flops") and r["mfu"] is not None else "unknown"
+        tokens = short(r["tokens"])+(" written" if stage == "rl" else "")
+        speed = f"{r['tokens']/max(r['seconds'], 1e-9):,.0f}"
+        rows.append([stage.upper(), r["steps"], tokens, clock(r["seconds"]), speed, flops, share, f"{r['loss']:.3f}"])
     if "evaluate" in seconds: rows.append(["evaluation", "", "", clock(seconds["evaluate"]), "", "", "", ""])
     rows.append(["all", "", "", clock(sum(seconds.values())), "", "", "", ""])
     return table(["stage", "steps", "tokens", "time", "tokens/s", "FLOPs", "share of peak", "last loss"], rows)
@@ -226,10 +234,14 @@ def provenance_lines(res):
 def headline(res):
     "The run in one sentence"
     s, m = res["settings"], res["summary"]
-    tokens = sum(m["tokens"].values())
-    peak = max((r["peak_flops"] for r in res["stages"].values()), default=0)
-    return (f"A model of {short(m['params'])} parameters ({s.get('depth', '?')} layers, {s.get('n_embd', '?')} wide, vocabulary {s.get('vocab_size', '?')}), trained on {short(tokens)} tokens"
-            f" in {clock(sum(m['seconds'].values()))} with scoring; peak memory {m['peak_rss_mb']:,} MB"+(f"; this machine's measured matmul peak {peak/1e9:,.0f} GFLOP/s." if peak else "."))
+    ids = res["tokenizer"].get("vocab_size") or s.get("vocab_size", "?")      # a small text has fewer pairs than were planned
+    if s.get("vocab_size") not in (None, ids): ids = f"{ids} ({s['vocab_size']} planned: the text has no more pairs)"
+    shape = f"{s.get('depth', '?')} layers, {s.get('n_embd', '?')} wide, vocabulary {ids}"
+    line = f"A model of {short(m['params'])} parameters ({shape}), trained on {short(sum(m['tokens'].values()))} tokens"
+    line += f" in {clock(sum(m['seconds'].values()))} with scoring; peak memory {m['peak_rss_mb']:,} MB"
+    gpu = any(r["provenance"].get("gpu") for r in res["stages"].values())
+    peak = max((r["peak_flops"] or 0 for r in res["stages"].values()), default=0)
+    return line+(f"; this machine's {'' if gpu else 'measured '}matmul peak {peak/1e9:,.0f} GFLOP/s." if peak else ".")
 
 def render(res):
     "The sections of report.md: {title: Markdown}"
@@ -249,15 +261,27 @@ def render(res):
 def write_report(
     rdir,       # a run's folder
 )->dict:        # the sections that were written
-    "Write report.md and its figures into a run's folder"
-    rdir = Path(rdir); res = gather(rdir); m, parts = res["summary"], render(res)
-    figures = dict(scores=("Scores", score_figure(m["scores"]), m["scores"]), bpb=("Bits per byte", bpb_figure(m["bpb"]), m["bpb"]), loss=("Cost", loss_figure(res["log"]), res["log"]))
-    text = f"# Report card of {res['run']}\n\n{headline(res)}\n"
+    "Write report.md and its figures into a run's folder; one that can't be written is told, and gets none"
+    rdir = Path(rdir)
+    res = gather(rdir)
+    summary, parts = res["summary"], render(res)
+    figures = dict(scores=("Scores", score_figure(summary["scores"]), summary["scores"]),
+                   bpb=("Bits per byte", bpb_figure(summary["bpb"]), summary["bpb"]), loss=("Cost", loss_figure(res["log"]), res["log"]))
+    text, pictures = f"# Report card of {res['run']}\n\n{headline(res)}\n", {}
     for title, body in parts.items():
         text += f"\n## {title}\n\n{body}"
         for name, (where, fig, data) in figures.items():
-            if where == title and data: fig.savefig(rdir/f"{name}.png"); text += f"\n![{name}]({name}.png)\n"
-    atomic_write(rdir/"report.md", text)
+            if where != title or not data: continue
+            pictures[name] = io.BytesIO()
+            fig.savefig(pictures[name])
+            text += f"\n![{name}]({name}.png)\n"
+    try:
+        if not (rdir/"results"/"summary.json").exists(): update_summary(rdir)
+        for name, picture in pictures.items(): atomic_write(rdir/f"{name}.png", picture.getvalue())
+        atomic_write(rdir/"report.md", text.encode(errors="backslashreplace"))
+    except OSError as e:
+        if e.errno not in (errno.EROFS, errno.EACCES, errno.EPERM): raise
+        print0(f"{rdir} can't be written ({e.strerror}): the report is printed, and not kept")
     return dict({"": headline(res)}, **parts)
 
 # %% ../nbs/23_report.ipynb #737ef13f
@@ -273,4 +297,5 @@ def main(
     for title in ("", "Scores", "What each stage moved", "Bits per byte", "Cost"):
         if title in parts: print((f"## {title}\n\n" if title else "")+parts[title].rstrip()+"\n")
     lost = missing(gather(rdir))
-    print0(f"wrote {rdir/'report.md'} and its figures"+(f"; missing: {'; '.join(lost)}" if lost else ""))
+    if os.access(rdir, os.W_OK): print0(f"wrote {rdir/'report.md'} and its figures")
+    if lost: print0(f"missing: {'; '.join(lost)}")

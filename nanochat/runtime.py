@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['STALL', 'PATIENCE', 'PEAKS', 'base_dir', 'UserError', 'Damaged', 'friendly', 'launched', 'rank', 'local_rank',
-           'world_size', 'print0', 'run_dir', 'list_runs', 'newest_run', 'atomic_write', 'sha256_file', 'write_checked',
-           'check_dir', 'checkpoints', 'last_checkpoint', 'prune_checkpoints', 'save_result', 'read_result',
-           'read_settings', 'read_summary', 'update_summary', 'Log', 'run_lock', 'progress', 'backoff', 'download_all',
+           'world_size', 'print0', 'run_dir', 'list_runs', 'newest_run', 'run_label', 'atomic_write', 'sha256_file',
+           'write_checked', 'check_dir', 'checkpoints', 'last_checkpoint', 'prune_checkpoints', 'write_sealed',
+           'read_sealed', 'save_result', 'read_result', 'read_settings', 'rebuilt_summary', 'read_summary',
+           'update_summary', 'log_entry', 'Log', 'run_lock', 'check_run', 'progress', 'backoff', 'download_all',
            'download', 'pick_device', 'init_dist', 'end_dist', 'seed_all', 'matmul_flops', 'pick_dtype', 'peak_flops',
            'peak_rss_mb', 'keep_memory', 'provenance']
 
 # %% ../nbs/00_runtime.ipynb #eaf076f9
-import contextlib, ctypes, email.utils, errno, fcntl, functools, hashlib, http.client, json, os, platform, queue, random, re, resource, shutil, subprocess, sys, tempfile, threading, time, urllib.request
+import contextlib, ctypes, email.utils, errno, fcntl, functools, hashlib, http.client, inspect, io, json, math, os, platform, queue, random, re, resource, secrets, shutil, signal, subprocess, sys, tempfile, threading, time, urllib.request
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,9 @@ import torch.distributed as dist
 # %% ../nbs/00_runtime.ipynb #e53cf13d
 def base_dir()->Path:
     "The folder that holds everything a run makes: `NANOCHAT_BASE_DIR`, or ~/.cache/nanochat"
-    return Path(os.environ.get("NANOCHAT_BASE_DIR") or Path.home()/".cache"/"nanochat").expanduser()
+    given = os.environ.get("NANOCHAT_BASE_DIR") or "~/.cache/nanochat"
+    try: return Path(given).expanduser()
+    except RuntimeError: raise UserError(f"NANOCHAT_BASE_DIR {given!r}: there is no such home; give a whole path") from None
 
 # %% ../nbs/00_runtime.ipynb #a1bd0109
 class UserError(Exception):
@@ -35,18 +38,76 @@ def _disk_full(e):
     "True for every way in which a full disk shows; safetensors has an error class of its own for it"
     return getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(e)
 
+class _Closed(io.TextIOBase):
+    "Stands in for a stdout that the caller closed (`>&-`)"
+    def write(self, text):
+        raise UserError("stdout is closed, so there is nowhere to print to: start the command without `>&-`")
+
+def _ready():
+    "Make the standard streams and Ctrl-C what the code below expects"
+    if None in (sys.stdin, sys.stdout, sys.stderr):      # closed: no file opened later may get their numbers
+        while (fd := os.open(os.devnull, os.O_RDWR)) < 3: pass
+        os.close(fd)
+    if sys.stdout is None: sys.stdout = _Closed()
+    if sys.stderr is None: sys.stderr = open(os.devnull, "w")
+    if getattr(sys.stdout, "errors", None) == "strict":  # a name that is not ASCII must not end a run on an ASCII terminal
+        sys.stdout.reconfigure(errors="backslashreplace")
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def _check_device(func, args, kwargs):
+    "A device that was asked for and is not here is refused before anything is written"
+    asked = None
+    with contextlib.suppress(TypeError):
+        asked = inspect.signature(func).bind_partial(*args, **kwargs).arguments.get("device")
+    if asked := asked or os.environ.get("NANOCHAT_DEVICE"): pick_device(asked)
+
+def _stdout_refuses():
+    "The error with which stdout refuses what waits to be printed, or None"
+    try: sys.stdout.flush()
+    except OSError as e: return e
+
+def _drop_stdout():
+    "What can't be printed is given up, so that Python does not try it again at its end"
+    with contextlib.suppress(OSError, ValueError): os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+def _system_error(e):
+    "One line for an error of the system that the reader can do something about; None for a bug"
+    if isinstance(e, OSError) and e.filename is None and (refused := _stdout_refuses()):
+        _drop_stdout()
+        return f"stdout can't be written ({refused.strerror}): send it elsewhere"
+    base = base_dir()
+    if _disk_full(e):
+        return (f"no space left on the disk of {base}: free some, or set NANOCHAT_BASE_DIR to another disk, "
+                "then run the same command again")
+    if not isinstance(e, OSError) or not isinstance(e.filename, (str, os.PathLike)): return None
+    path = Path(e.filename)
+    if not (path.is_relative_to(base) or base.is_relative_to(path)): return None
+    if isinstance(e, FileNotFoundError):
+        return f"{path} is gone: it was removed or moved while it was in use; put it back, or begin again"
+    return f"{path} can't be used ({e.strerror}): set NANOCHAT_BASE_DIR to a folder that can be read and written"
+
 def friendly(
     func:Callable,   # the `main` of a module
 )->Callable:         # the same, with errors for readers
-    "Turn `UserError`, a full disk and Ctrl-C into one line on stderr and an exit status"
+    "Turn `UserError`, errors of the system and Ctrl-C into one line on stderr and an exit status"
     @functools.wraps(func)
     def _f(*args, **kwargs):
-        try: return func(*args, **kwargs)
+        try:
+            _ready()
+            _check_device(func, args, kwargs)
+            answer = func(*args, **kwargs)
+            sys.stdout.flush()                                 # a full stdout is noticed here, not when Python ends
+            return answer
         except UserError as e: sys.exit(f"error: {e}")
         except KeyboardInterrupt: sys.exit(130)                # as shells count it: 128 + SIGINT
+        except BrokenPipeError:                                # `| head` has read enough: 128 + SIGPIPE
+            _drop_stdout()
+            sys.exit(141)
         except Exception as e:
-            if not _disk_full(e): raise
-            sys.exit(f"error: no space left on the disk of {base_dir()}: free some, or set NANOCHAT_BASE_DIR to another disk, then run the same command again")
+            line = _system_error(e)
+            if line is None: raise
+            sys.exit(f"error: {line}")
     return _f
 
 # %% ../nbs/00_runtime.ipynb #08bf4def
@@ -98,6 +159,16 @@ def newest_run()->str:
     if not runs: raise UserError(f"no run yet in {base_dir()/'runs'}: make one with `bash speedrun.sh`")
     return runs[0]
 
+# %% ../nbs/00_runtime.ipynb #b3a5cd89
+def run_label(
+    corpus:str,   # a name, or a folder
+)->str:
+    "The part of a run's name that tells its corpus"
+    name = Path(corpus).name
+    label = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:60]
+    if label == name and label: return label
+    return f"{label.strip('-')}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:6]}".strip("-")
+
 # %% ../nbs/00_runtime.ipynb #86a516ab
 def _sync_dir(path):
     "Make the disk hold a folder's names, too; where a system can't, nothing is lost but this"
@@ -106,12 +177,29 @@ def _sync_dir(path):
         try: os.fsync(fd)
         finally: os.close(fd)
 
+_held = {}    # runs that this process holds (section 8): {folder: its device and inode}
+
+def _identity(folder):
+    "What tells a folder from another one of the same name; None where there is none"
+    try: stat = os.stat(folder)
+    except OSError: return None
+    return stat.st_dev, stat.st_ino
+
+def _check_there(path):
+    "A run that was removed while it is worked on is not begun again by what is written last"
+    for folder, identity in _held.items():
+        if folder in path.parents and _identity(folder) != identity:
+            raise UserError(f"the folder of run {folder.name!r} was removed or moved while it was in use: "
+                            f"{path.name} is not written; begin it again, or move the folder back")
+
 def atomic_write(
     path:str|Path,      # where it shall stand
     data:str|bytes,     # all of it
 ):
     "Write beside, flush to disk, rename: a reader sees the old file or the new one, never half of it"
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(path)
+    _check_there(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(fd, "wb") as f:
@@ -132,13 +220,20 @@ def sha256_file(path:str|Path)->str:
     return h.hexdigest()
 
 # %% ../nbs/00_runtime.ipynb #2c6f7ad9
+def _remove(path):
+    "Remove a file or a whole folder"
+    if path.is_dir() and not path.is_symlink(): shutil.rmtree(path, ignore_errors=True)
+    else: path.unlink(missing_ok=True)
+
 def write_checked(
     path:str|Path,   # the folder to make
     files:dict,      # name: bytes, or a function that writes the file at the path it is given
     meta:dict,       # whatever shall stand in meta.json beside the listing
 ):
     "Write a folder of files and meta.json with sizes and sha256 of each, beside `path`, then rename it into place"
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(path)
+    _check_there(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
     try:
         listing = {}
@@ -153,7 +248,7 @@ def write_checked(
             with open(f, "rb") as h: os.fsync(h.fileno())
         os.chmod(tmp, 0o755)
         if path.exists():                                        # two renames: the moment without either is as short as can be
-            os.rename(path, old := tmp.with_suffix(".old.part")); os.rename(tmp, path); shutil.rmtree(old)
+            os.rename(path, old := tmp.with_suffix(".old.part")); os.rename(tmp, path); _remove(old)
         else: os.rename(tmp, path)
     except BaseException:
         shutil.rmtree(tmp, ignore_errors=True)
@@ -161,20 +256,34 @@ def write_checked(
     _sync_dir(path.parent)
 
 # %% ../nbs/00_runtime.ipynb #76d1f92d
+def _read_meta(path):
+    "meta.json of a checked folder, proven and of the right form"
+    try: text, want = (path/"meta.json").read_text(), (path/"meta.sha256").read_text().strip()
+    except (OSError, UnicodeDecodeError) as e:
+        raise Damaged(f"{path}: meta.json or meta.sha256 can't be read ({type(e).__name__})") from None
+    if hashlib.sha256(text.encode()).hexdigest() != want:
+        raise Damaged(f"{path}/meta.json is damaged: its sha256 is not the one in meta.sha256")
+    try: meta = json.loads(text)
+    except (ValueError, RecursionError): raise Damaged(f"{path}/meta.json is damaged: it is no JSON") from None
+    files = meta.get("files") if isinstance(meta, dict) else None
+    if not isinstance(files, dict) or not files: raise Damaged(f"{path}/meta.json is damaged: it lists no files")
+    for name, entry in files.items():
+        if not isinstance(entry, dict) or not {"size", "sha256"} <= set(entry):
+            raise Damaged(f"{path}/meta.json is damaged: no size and sha256 of {name}")
+    return meta
+
 def check_dir(
     path:str|Path,   # a folder made by `write_checked`
 )->dict:             # its meta
     "Read meta.json of a checked folder after proving every byte of it; raises `Damaged` naming the file"
     path = Path(path)
-    try: text, want = (path/"meta.json").read_text(), (path/"meta.sha256").read_text().strip()
-    except (OSError, UnicodeDecodeError) as e: raise Damaged(f"{path}: meta.json or meta.sha256 can't be read ({type(e).__name__})") from None
-    if hashlib.sha256(text.encode()).hexdigest() != want: raise Damaged(f"{path}/meta.json is damaged: its sha256 is not the one in meta.sha256")
-    meta = json.loads(text)
-    for name, f in meta["files"].items():
-        p = path/name
-        if not p.exists(): raise Damaged(f"{p} is missing")
-        if p.stat().st_size != f["size"]: raise Damaged(f"{p} is damaged: {p.stat().st_size} bytes, {f['size']} were written")
-        if sha256_file(p) != f["sha256"]: raise Damaged(f"{p} is damaged: its sha256 is not the one in meta.json")
+    meta = _read_meta(path)
+    for name, entry in meta["files"].items():
+        file = path/name
+        if not file.is_file(): raise Damaged(f"{file} is missing")
+        size = file.stat().st_size
+        if size != entry["size"]: raise Damaged(f"{file} is damaged: {size} bytes, {entry['size']} were written")
+        if sha256_file(file) != entry["sha256"]: raise Damaged(f"{file} is damaged: its sha256 is not the one in meta.json")
     return meta
 
 # %% ../nbs/00_runtime.ipynb #06a00aa1
@@ -182,9 +291,12 @@ def checkpoints(
     rdir:str|Path,   # the run's folder
     stage:str,       # base, mid, sft, rl
 )->list[tuple[int, Path]]:
-    "The checkpoints of a stage, oldest first"
-    d = Path(rdir)/stage
-    return sorted((int(p.name[5:]), p) for p in d.glob("step_*") if p.name[5:].isdigit()) if d.is_dir() else []
+    "The checkpoints of a stage, oldest first: its folders step_N, and nothing else that is called so"
+    found = []
+    for path in (Path(rdir)/stage).glob("step_*"):
+        number = re.fullmatch(r"step_(0|[1-9][0-9]{0,11})", path.name)
+        if number and path.is_dir(): found.append((int(number[1]), path))
+    return sorted(found)
 
 def last_checkpoint(
     rdir:str|Path,   # the run's folder
@@ -202,13 +314,37 @@ def prune_checkpoints(
     keep:int=2,      # how many stay
 ):
     "Keep the newest `keep` checkpoints of a stage; parts that a killed process left go, too"
-    for path in [p for _, p in checkpoints(rdir, stage)[:-keep]] + list((Path(rdir)/stage).glob(".*.part")): shutil.rmtree(path, ignore_errors=True)
+    old = [path for _, path in checkpoints(rdir, stage)[:-keep]]
+    for path in old+list((Path(rdir)/stage).glob(".*.part")): _remove(path)
 
 # %% ../nbs/00_runtime.ipynb #13516721
-def _read_json(path):
-    "The contents of a JSON file; where it is none, the file is named"
-    try: return json.loads(path.read_text())
-    except ValueError as e: raise Damaged(f"{path} is damaged ({e}): remove it, or the whole run with `bash speedrun.sh clean`, and run the same command again") from None
+def _seal(said):
+    "Fingerprint of what a JSON file says, however it is laid out"
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+def write_sealed(
+    path:str|Path,   # of a JSON file
+    said:dict,       # anything JSON can hold
+):
+    "Write a JSON file that ends with the fingerprint of all that it says"
+    said = json.loads(json.dumps(said))
+    atomic_write(path, json.dumps({**said, "sha256": _seal(said)}, indent=1)+"\n")
+
+def read_sealed(
+    path:str|Path,   # of a JSON file
+    way_on:str="remove it and run the same command again",   # what to do where it is damaged
+)->dict:             # without the seal; a file that has none is believed
+    "What a JSON file says; one that is no object, or is not what was written, is named"
+    try: said = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as e:
+        why = getattr(e, "strerror", None) or (str(e).splitlines() or [type(e).__name__])[0]
+        raise Damaged(f"{path} is damaged ({why}): {way_on}") from None
+    if not isinstance(said, dict) or not said:
+        raise Damaged(f"{path} is damaged (it holds {json.dumps(said)[:40]}, not an object with names): {way_on}")
+    seal = said.pop("sha256", None)
+    if seal is not None and seal != _seal(said):
+        raise Damaged(f"{path} is damaged (it is not what was written, its sha256 differs): {way_on}")
+    return said
 
 def save_result(
     rdir:str|Path,   # the run's folder
@@ -216,48 +352,108 @@ def save_result(
     result:dict,     # anything JSON can hold
 ):
     "Write results/NAME.json of a run"
-    atomic_write(Path(rdir)/"results"/f"{name}.json", json.dumps(result, indent=1)+"\n")
+    write_sealed(Path(rdir)/"results"/f"{name}.json", result)
 
 def read_result(
     rdir:str|Path,   # the run's folder
     name:str,        # of the result
 )->dict|None:
     "A saved result, or None"
-    p = Path(rdir)/"results"/f"{name}.json"
-    return _read_json(p) if p.exists() else None
+    path = Path(rdir)/"results"/f"{name}.json"
+    return read_sealed(path) if os.path.lexists(path) else None
 
 # %% ../nbs/00_runtime.ipynb #65dacd7a
+def _traces(rdir):
+    "What only a run with settings leaves: checkpoints, the dtype, results past the tokenizer's"
+    found = [p for p in rdir.glob("*/step_*") if not p.name.startswith(".")]+list(rdir.glob("dtype.json"))
+    return found+[p for p in rdir.glob("results/*.json") if p.stem not in ("tokenizer", "summary")]
+
 def read_settings(
     rdir:str|Path,   # the run's folder
     **given,         # options of this start; None where the reader gave none
 )->dict:
     "The run's settings.json ({} where there is none yet); a `given` option that differs is an error that names it"
-    p = Path(rdir)/"settings.json"
-    if not p.exists(): return {}
-    s = _read_json(p)
-    for k, v in given.items():
-        if v is not None and k in s and s[k] != v: raise UserError(f"run {Path(rdir).name!r} was made with {k} {s[k]}, now {v}: give this one another --run name, or `bash speedrun.sh clean` the old one")
-    return s
+    rdir = Path(rdir)
+    path, way_on = rdir/"settings.json", f"put it back, or remove the run with `bash speedrun.sh clean {rdir.name}`"
+    if not os.path.lexists(path):
+        if left := _traces(rdir): raise Damaged(f"{path} is gone, and {left[0].relative_to(rdir)} was made by it: {way_on}")
+        return {}
+    settings = read_sealed(path, way_on+"; if the change was yours, take out its line sha256")
+    for name, value in given.items():
+        if value is not None and name in settings and settings[name] != value:
+            raise UserError(f"run {rdir.name!r} was made with {name} {settings[name]}, now {value}: "
+                            f"give this one another --run name, or `bash speedrun.sh clean` the old one")
+    return settings
+
+# %% ../nbs/00_runtime.ipynb #fb69f95b
+def _n_params(rdir):
+    "Parameters of the newest checkpoint, from the header of its file alone"
+    for stage in ("rl", "sft", "mid", "base"):
+        for _, path in reversed(checkpoints(rdir, stage)):
+            with contextlib.suppress(OSError, ValueError, AttributeError, KeyError), open(path/"model.safetensors", "rb") as f:
+                header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
+                return sum(math.prod(t["shape"]) for name, t in header.items() if name != "__metadata__")
+    return 0
+
+def rebuilt_summary(
+    rdir:str|Path,   # the run's folder
+)->dict:             # what summary.json should hold
+    "The summary made again from the results of all steps; of peak_rss_mb only what training took is known"
+    summary = dict(scores={}, bpb={}, seconds={}, peak_rss_mb=0, params=0, tokens={}, seed=0)
+    scoring = []
+    for stage in ("tokenizer", "base", "mid", "sft", "rl"):
+        made, bpb, scored = (read_result(rdir, name) or {} for name in (stage, f"evaluate_{stage}", f"tasks_{stage}"))
+        if "seconds" in made: summary["seconds"][stage] = made["seconds"]
+        if "tokens" in made: summary["tokens"][stage] = made["tokens"]
+        summary["peak_rss_mb"] = max(summary["peak_rss_mb"], round(made.get("peak_rss_mb", 0)))
+        summary["bpb"] |= bpb.get("bpb", {})
+        scoring += [r["seconds"] for r in (bpb, scored) if "seconds" in r]
+        shown = {m: {k: v[k] for k in ("score", "n", "lo", "hi")} for m, v in scored.get("scores", {}).items()}
+        if shown: summary["scores"][stage] = shown
+    if scoring: summary["seconds"]["evaluate"] = sum(scoring)
+    if summary["tokens"]: summary |= dict(params=_n_params(Path(rdir)), seed=read_settings(rdir).get("seed", 0))
+    return summary
 
 def read_summary(rdir:str|Path)->dict:
     "results/summary.json of a run: scores, bpb, seconds, peak_rss_mb, params, tokens, seed"
-    return read_result(rdir, "summary") or dict(scores={}, bpb={}, seconds={}, peak_rss_mb=0, params=0, tokens={}, seed=0)
+    path = Path(rdir)/"results"/"summary.json"
+    if not path.exists(): return rebuilt_summary(rdir)
+    try:
+        summary, mark = read_sealed(path), path.with_suffix(".sha256")
+        if mark.exists() and mark.read_text(errors="replace").split()[:1] != [sha256_file(path)]:
+            raise Damaged(f"{path} is damaged (its sha256 is not the one in {mark.name})")
+        wrong = [k for k in ("scores", "bpb", "seconds", "tokens") if not isinstance(summary.get(k), dict)]
+        if wrong: raise Damaged(f"{path} is damaged (it has no {wrong[0]})")
+        return summary
+    except Damaged as e:
+        print0(f"warning: {str(e).split(': remove it')[0]}; it is made again from the other results")
+        return rebuilt_summary(rdir)
 
 def update_summary(
     rdir:str|Path,   # the run's folder
     **parts,         # e.g. bpb={"base": 0.9}, seed=0
 ):
     "Merge parts into results/summary.json: dicts are merged key by key, peak_rss_mb keeps the larger, the rest is set"
-    s = read_summary(rdir)
-    for k, v in parts.items():
-        if isinstance(v, dict): s[k] = {**s.get(k, {}), **v}
-        elif k == "peak_rss_mb": s[k] = max(s.get(k, 0), round(v))
-        else: s[k] = v
-    save_result(rdir, "summary", s)
+    summary, path = read_summary(rdir), Path(rdir)/"results"/"summary.json"
+    for name, part in parts.items():
+        if isinstance(part, dict): summary[name] = {**summary.get(name, {}), **part}
+        elif name == "peak_rss_mb": summary[name] = max(summary.get(name, 0), round(part))
+        else: summary[name] = part
+    atomic_write(path, json.dumps(summary, indent=1)+"\n")
+    atomic_write(path.with_suffix(".sha256"), f"{sha256_file(path)}  {path.name}\n")
 
 # %% ../nbs/00_runtime.ipynb #d9d874a0
+def log_entry(
+    line:str,   # of log.jsonl
+)->dict|None:
+    "What a line of the log says; None where it is no entry: half a line, a number, another form"
+    try: entry = json.loads(line)
+    except (ValueError, RecursionError): return None
+    fine = isinstance(entry, dict) and isinstance(entry.get("stage"), str) and isinstance(entry.get("step"), int)
+    return entry if fine else None
+
 class Log:
-    "log.jsonl: one line per step; on resume it is cut back to the checkpoint's step, so that no step stands twice"
+    "log.jsonl: one line per step; on resume it is cut back to the checkpoint's step, so that no step appears twice"
     def __init__(self,
         rdir:str|Path,   # the run's folder
         stage:str,       # whose lines these are
@@ -265,42 +461,145 @@ class Log:
     ):
         self.path, self.stage = Path(rdir)/"log.jsonl", stage
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        text = self.path.read_text(errors="replace") if self.path.exists() else ""
-        def keep(line):
-            try: d = json.loads(line)
-            except ValueError: return False                      # the half line of a killed process
-            return d.get("stage") != stage or d.get("step", 0) <= step
-        kept = "".join(line+"\n" for line in text.splitlines() if keep(line))
+        text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""
+        entries = [(line, log_entry(line)) for line in text.split("\n")]
+        kept = "".join(line+"\n" for line, e in entries if e and (e["stage"] != stage or e["step"] <= step))
         if kept != text: atomic_write(self.path, kept)
 
     def add(self, **entry):
         "Append one line"
+        _check_there(self.path)
         with open(self.path, "a") as f: f.write(json.dumps(dict(stage=self.stage, **entry))+"\n")
 
 # %% ../nbs/00_runtime.ipynb #6befa760
-def _handed_down(path):
-    "True where speedrun.sh holds this lock for its whole job and handed it down as an open file; the kernel proves it, not the variable"
-    try:
-        fd = int(os.environ["NANOCHAT_LOCK_FD"])
-        if not os.path.samestat(os.fstat(fd), os.stat(path)): return False
-        fcntl.flock(fd, fcntl.LOCK_EX|fcntl.LOCK_NB)
-        return True
-    except (KeyError, ValueError, OSError): return False
+def _take(file, how, tries=5):
+    "Does the kernel give us this lock? None where the file system has no locks"
+    for left in reversed(range(tries)):              # another start may be looking at it for a moment
+        try:
+            fcntl.flock(file, how|fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if left: time.sleep(0.05)
+        except OSError as e:
+            if e.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS): return None
+            raise
+    return False
+
+def _named(path):
+    "The process and the token that a lock file names"
+    words = path.read_text(errors="replace").split()
+    return (words+["?", ""][len(words):])[:2]
+
+def _note(file, *words):
+    "Put words into an open lock file"
+    file.seek(0)
+    file.truncate()
+    file.write(" ".join(map(str, words)))
+    file.flush()
+
+def _in_use(rdir):
+    return UserError(f"run {rdir.name!r} is in use by process {_named(rdir/'.lock')[0]}: "
+                     "wait for it, or give this one another --run name")
+
+@contextlib.contextmanager
+def _hold(rdir):
+    "Hold a run for this process and for all that it starts"
+    with open(rdir/".lock", "a+") as lock, open(rdir/".workers", "a+") as workers:
+        if _take(lock, fcntl.LOCK_EX) is False: raise _in_use(rdir)
+        if _take(workers, fcntl.LOCK_EX) is False:
+            raise UserError(f"run {rdir.name!r}: the job that held it has ended, and its last step, process "
+                            f"{_named(rdir/'.workers')[0]}, is still running: wait for it, or end it")
+        token, before = secrets.token_hex(16), os.environ.get("NANOCHAT_LOCK")
+        _note(lock, os.getpid(), token)
+        _take(workers, fcntl.LOCK_UN)
+        for half in rdir.rglob(".*.part"): _remove(half)     # what a kill in mid-write left beside its place
+        os.environ["NANOCHAT_LOCK"] = f"{rdir.name}:{token}"
+        try: yield
+        finally:
+            if before is None: del os.environ["NANOCHAT_LOCK"]
+            else: os.environ["NANOCHAT_LOCK"] = before
+
+@contextlib.contextmanager
+def _join(rdir, token):
+    "Work under the job that holds the run and gave us its token"
+    with open(rdir/".lock", "a+") as lock, open(rdir/".workers", "a+") as workers:
+        if _take(workers, fcntl.LOCK_SH) is False: raise _in_use(rdir)        # a new start is looking around
+        free = _take(lock, fcntl.LOCK_SH, tries=1)
+        if free or _named(rdir/".lock")[1] != token:
+            raise UserError(f"run {rdir.name!r}: the job that started this process no longer holds it: "
+                            "run the same command again" if free else str(_in_use(rdir)))
+        if rank() == 0: _note(workers, os.getpid())
+        yield
 
 @contextlib.contextmanager
 def run_lock(
     rdir:str|Path,   # the run's folder
 ):
-    "Hold a run for this process; a second start is told who has it"
-    rdir = Path(rdir); rdir.mkdir(parents=True, exist_ok=True)
-    if _handed_down(rdir/".lock"): yield; return
-    with open(rdir/".lock", "a+") as f:
-        try: fcntl.flock(f, fcntl.LOCK_EX|fcntl.LOCK_NB)
-        except OSError:
-            f.seek(0)
-            raise UserError(f"run {rdir.name!r} is in use by process {f.read().strip() or '?'}: wait for it, or give this one another --run name") from None
-        f.seek(0); f.truncate(); f.write(str(os.getpid())); f.flush()
+    "Hold a run, or work on it under the job that holds it; a second start is told who has it"
+    rdir = Path(rdir)
+    name, _, token = os.environ.get("NANOCHAT_LOCK", "").partition(":")
+    if name != rdir.name: token = ""                         # a token of another run opens nothing here
+    if rank() and not token:                                 # torchrun by hand: the first process holds it for all
         yield
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            rdir.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_join(rdir, token) if token else _hold(rdir))
+        except OSError as e:
+            raise UserError(f"run {rdir.name!r} can't be locked, {rdir} can't be written ({e.strerror}): chat, serve and report "
+                            "read it as it is; for all else copy it to a NANOCHAT_BASE_DIR that can be written") from None
+        if rank() == 0: check_run(rdir)
+        outer = _held.setdefault(rdir, identity := _identity(rdir)) is not identity
+        try: yield
+        finally:
+            if not outer: del _held[rdir]
+
+# %% ../nbs/00_runtime.ipynb #4556e545
+def _check_plan(rdir):
+    "settings.json must hold a plan; one without a seal gets it now"
+    settings = read_settings(rdir)
+    if not settings: return
+    missing = [k for k in ("corpus", "seed", "depth", "base") if k not in settings]
+    stages = [k for k in ("base", "mid", "sft", "rl") if k in settings]
+    missing += [f"{k}.steps" for k in stages if not isinstance(settings[k], dict) or not isinstance(settings[k].get("steps"), int)]
+    if missing:
+        raise Damaged(f"{rdir/'settings.json'} is damaged (it has no {missing[0]}): put it back, "
+                      f"or remove the run with `bash speedrun.sh clean {rdir.name}`")
+    if "sha256" not in json.loads((rdir/"settings.json").read_text()): write_sealed(rdir/"settings.json", settings)
+
+def _check_dtype(rdir):
+    "dtype.json, where it is damaged, is made again from the newest checkpoint; without one it is chosen anew"
+    path = rdir/"dtype.json"
+    if not os.path.lexists(path): return
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        kept = json.loads(path.read_text())
+        if isinstance(kept, dict) and kept.get("dtype") in ("float32", "bfloat16"):
+            threads = kept.get("threads", 0)
+            if threads is None or type(threads) is int and threads > 0: return
+    if path.is_dir(): raise UserError(f"{path} is a folder, where a file belongs: move it away and run the same command again")
+    path.unlink()
+    for stage in ("rl", "sft", "mid", "base"):
+        for _, step in reversed(checkpoints(rdir, stage)):
+            with contextlib.suppress(Damaged):
+                dtype = _read_meta(step).get("dtype")
+                if dtype in ("float32", "bfloat16"):
+                    print0(f"warning: {path} is damaged; it is made again from {stage}/{step.name}, which was computed in {dtype}")
+                    return atomic_write(path, json.dumps(dict(dtype=dtype, threads=None))+"\n")
+    print0(f"warning: {path} is damaged, and there is no checkpoint yet: the dtype is chosen anew")
+
+def check_run(
+    rdir:str|Path,   # the run's folder
+):
+    "Name what is wrong with the small files of a run, before anything is computed"
+    rdir = Path(rdir)
+    for name in ("tokenizer", "base", "mid", "sft", "rl", "results"):
+        if os.path.lexists(rdir/name) and not (rdir/name).is_dir():
+            raise UserError(f"{rdir/name} is a file, where a folder belongs: move it away and run the same command again")
+    for path in (rdir/"log.jsonl", *rdir.glob("results/*.json")):
+        if path.is_dir(): raise UserError(f"{path} is a folder, where a file belongs: move it away and run the same command again")
+    _check_plan(rdir)
+    _check_dtype(rdir)
 
 # %% ../nbs/00_runtime.ipynb #56cd99d8
 def _clock(seconds): return f"{int(seconds)//60}:{int(seconds)%60:02d}"
@@ -547,8 +846,17 @@ def pick_device(
     name = name or os.environ.get("NANOCHAT_DEVICE")
     if not name: name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if name == "cuda" and launched(): name = f"cuda:{local_rank()}"
-    try: return torch.device(name)
-    except RuntimeError: raise UserError(f"device {name!r}: use cuda, mps or cpu") from None
+    try: device = torch.device(name)
+    except (RuntimeError, ValueError, OverflowError): device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"): raise UserError(f"device {name!r}: use cuda, mps or cpu")
+    if device.type == "cpu": return device
+    here = torch.cuda.device_count() if device.type == "cuda" and torch.cuda.is_available() else 0
+    if device.type == "mps" and torch.backends.mps.is_available(): here = 1
+    if not here: raise UserError(f"device {name!r}: there is none here; leave it out, or give cpu")
+    if (device.index or 0) >= here:
+        more = "start no more processes than that" if launched() else "give a smaller number"
+        raise UserError(f"device {name!r}: here there {'is 1' if here == 1 else f'are {here}'}, counted from 0; {more}, or give cpu")
+    return device
 
 def init_dist(
     device:torch.device,   # from `pick_device`
@@ -590,31 +898,43 @@ def pick_dtype(
     device,               # from `pick_device`
     name:str|None=None,   # float32 or bfloat16; None or "auto": choose
 )->torch.dtype:
-    "The dtype matmuls run in: the one asked for, else bfloat16 where it is measured at least 1.3 times as fast as float32"
+    "The dtype matmuls run in: the one asked for, else bfloat16 where the GPU has it, or the CPU is measured 1.3 times as fast"
     if name and name != "auto":
         if name not in ("float32", "bfloat16"): raise UserError(f"dtype {name!r}: use float32, bfloat16 or auto")
         return getattr(torch, name)
     device = torch.device(device)
-    if device.type == "cuda": return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device.type == "cuda":                        # torch.cuda.is_bf16_supported() says yes for emulation, too
+        has_it = torch.version.hip or torch.cuda.get_device_capability(device) >= (8, 0)
+        return torch.bfloat16 if has_it else torch.float32
     if device.type == "mps": return torch.float32
     laps = [[matmul_flops(dt, n=384, repeats=3) for dt in (torch.float32, torch.bfloat16)] for _ in range(8)]     # in turns, each about a
     f32, bf16 = map(max, zip(*laps))                                                                               # millisecond: a busy neighbour can't spoil all
     return torch.bfloat16 if bf16 > 1.3*f32 else torch.float32
 
-# bf16 with dense matrices, from the makers' data sheets; the first name that fits counts
-PEAKS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12, "A10": 125e12, "4090": 165e12}
+# bfloat16 with dense matrices, sums in float32, as the makers' data sheets give it ("with sparsity" halved), in
+# TFLOP/s; the first pattern that fits the device's name counts, so what is special comes before what is general
+PEAKS = (
+    (r"Laptop|Max-Q|\bMIG\b", None),           # less than the card of that name, and no data sheet says how much
+    (r"\bGB200\b", 2500), (r"\bB200\b", 2250),                                           # Blackwell data sheets
+    (r"\bH200 NVL\b", 836), (r"\bGH200\b|\bH200\b", 989),                                # H200, GH200
+    (r"\bH100 NVL\b", 835), (r"\bH100 PCIe\b", 756), (r"\bH100\b|\bH800\b", 989),        # H100
+    (r"\bA100\b|\bA800\b", 312), (r"\bA30\b", 165), (r"\bA10G\b", 70), (r"\bA10\b", 125),
+    (r"\bL40S\b", 362), (r"\bL40\b", 181), (r"\bL4\b", 121),
+    (r"\bRTX 5090$", 209.5), (r"\bRTX 4090$", 165), (r"\bRTX 3090$", 71),                # architecture white papers
+    (r"\bMI300X\b|\bMI325X\b", 1307), (r"\bMI250X\b", 383),                              # AMD Instinct data sheets
+)
 
 def peak_flops(
     dtype:torch.dtype=torch.float32,   # of the matmuls
     device="cpu",                      # where
-)->float:
-    "The ceiling of this device in FLOP/s: the maker's figure for known GPUs in bfloat16, else measured"
+)->float|None:                         # None: unknown
+    "The ceiling of this device in FLOP/s: the maker's figure for a GPU in bfloat16, measured for a CPU, else unknown"
     device = torch.device(device)
-    if device.type == "cuda" and dtype == torch.bfloat16:
-        name = torch.cuda.get_device_name(device)
-        for k, v in PEAKS.items():
-            if k in name: return v
-    return matmul_flops(dtype, device, n=1024 if device.type == "cpu" else 2048)
+    if device.type == "cpu": return max(matmul_flops(dtype, n=n) for n in (256, 512, 1024))
+    if device.type != "cuda" or dtype != torch.bfloat16: return None
+    name = torch.cuda.get_device_name(device)
+    found = next((tera for pattern, tera in PEAKS if re.search(pattern, name)), None)
+    return found and found*1e12
 
 # %% ../nbs/00_runtime.ipynb #a5d2f127
 def peak_rss_mb()->float:

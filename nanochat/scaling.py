@@ -165,10 +165,11 @@ TIERS = dict(
 )
 
 # %% ../nbs/13_scaling.ipynb #d40517ab
+from .runtime import run_label
+
 def run_name(tier:str, corpus:str, depth:int, seed:int)->str:
     "The default name of a run"
-    folder = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(corpus).name)[:60]      # a folder may be called anything; a run may not
-    return f"{tier}-{folder}-d{depth}-s{seed}"
+    return f"{tier}-{run_label(corpus)}-d{depth}-s{seed}"
 
 # %% ../nbs/13_scaling.ipynb #cf0d843c
 EPOCHS = 4    # how often a folder's text is read at most: chapter 14 says why
@@ -249,6 +250,7 @@ def open_run(
         want = plan(world=world_size(), **given)
         run = run or run_name(want["tier"], want["corpus"], want["depth"], want["seed"])
         path = run_dir(run)/"settings.json"
+        read_settings(path.parent)                                    # a run that has lost its settings is not planned anew
         if not path.exists():
             check_memory(want)
             atomic_write(path, json.dumps(want, indent=1)+"\n")

@@ -53,7 +53,7 @@ def base(tmp_path, monkeypatch):
 
 def environment(base=None, **env):
     "The environment of a command: this checkout's library, and a base folder where one is given"
-    clean = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "NANOCHAT_LOCK_FD")}
+    clean = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "NANOCHAT_LOCK")}
     return {**clean, "PYTHONPATH": str(ROOT), **({"NANOCHAT_BASE_DIR": str(base)} if base else {}), **{k: str(v) for k, v in env.items()}}
 
 def run_module(name, *args, base=None, timeout=240, check=True, cwd=ROOT, stdin="", **env):
@@ -82,7 +82,7 @@ def one_line(done, *words, status=None):
 
 def leftovers(folder):
     "Files and folders that a write which did not end would leave behind"
-    return [p for p in Path(folder).rglob(".*") if p.name != ".lock"] if Path(folder).exists() else []
+    return [p for p in Path(folder).rglob(".*") if p.name not in (".lock", ".workers")] if Path(folder).exists() else []
 
 def flip(file, at=-100):
     "Change one bit of a file"
