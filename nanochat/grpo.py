@@ -228,7 +228,7 @@ def rl_step(
     counted_PS = ended_PS if cfg.get("mask_cut") else torch.ones_like(ended_PS)
     chosen = [sum(row.sampled) for row, counts in zip(rows, counted_PS.flatten().tolist()) if counts]
     totals = over_all(dict(answers=len(rows), tokens=sum(len(row.ids) for row in rows), chosen=sum(chosen),
-                           reward=rewards_PS.sum().item(), cut=(~ended_PS).sum().item(),
+                           reward=rewards_PS.double().sum().item(), cut=(~ended_PS).sum().item(),
                            mixed=mixed_groups(rewards_PS, counted_PS).sum().item()), model.device)
     # push
     loss = learn(model, opt, rows, advantages(rewards_PS, counted_PS).flatten(), totals, cfg)
