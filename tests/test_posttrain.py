@@ -112,6 +112,13 @@ def test_a_reward_that_is_no_number_is_refused_with_its_question(teacher, tok, r
     assert question in str(e.value) and "\n" not in str(e.value) and "finite" in str(e.value)
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), teacher.state_dict().values()))
 
+def test_a_loss_that_is_no_number_moves_nothing(teacher, tok):
+    "Rewards at the end of what float32 holds: each is finite, and their sum is not"
+    model = copy.deepcopy(teacher)
+    opt = MuonAdamW(param_groups(model))
+    with pytest.raises(UserError, match="the loss of step 1 is"): step(model, opt, tok, Pays(lambda text: 3e38 if text > "4" else 2e38))
+    assert opt.t == 0 and all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), teacher.state_dict().values()))
+
 def test_questions_of_several_lines_are_named_in_one(teacher, tok):
     class Lines(Pays):
         def prompt(self, item): return [dict(role="user", content="which?\n"+item["question"])]
@@ -313,6 +320,28 @@ def test_fine_tuning_by_two_processes_is_that_of_one(smoke, tmp_path):
     a, b = (json.loads((run.dir/"results"/"sft.json").read_text())["conversations"] for run in runs)
     assert a == b and a["taken"] > 64
     same_weights(*runs, smoke.last("mid"), "sft")
+
+@pytest.mark.parametrize("rows, at_once", [(24, 8), (12, 8), (8, 3), (8, 100)])
+def test_a_step_of_fine_tuning_is_the_same_rows_from_1_2_and_4_processes(words, monkeypatch, rows, at_once):
+    s = plan("smoke")
+    s["sft"].update(rows=rows, device_rows=at_once)
+    def first_step(world, rank):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", str(world))
+        parts = []
+        for ids, _, state in sft.stage_stream(words, s, "sft"):
+            parts.append(ids)
+            if state is not None: return torch.cat(parts)                  # a state comes with the last of a step
+    one = first_step(1, 0)
+    assert len(one) == rows
+    for world in (2, 4): assert torch.equal(torch.stack([first_step(world, rank) for rank in range(world)], 1).flatten(0, 1), one)
+
+def test_shares_that_cannot_be_are_one_line(words, teacher, tok, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(UserError) as e: sft.stage_stream(words, plan("smoke"), "sft")
+    assert "8" in str(e.value) and "3" in str(e.value) and "\n" not in str(e.value)
+    with pytest.raises(UserError, match="8 questions a step can't be shared by 3 processes"):
+        grpo.train_rl(None, copy.deepcopy(teacher), None, tok, Larger(), CFG, {})
 
 # ---- conversations that stay whole ---------------------------------------------------------------------------------------
 
