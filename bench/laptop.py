@@ -35,14 +35,14 @@ def products(run, n=50):
     "Ask the run's last model for n products of numbers that it never saw together, token by token at temperature 1: how many replies call the calculator, and how many do and end in the right product"
     sys.path.insert(0, str(here))
     import random
-    from nanochat.chat import ToolUse, load_chat, parts_text, render_prompt
+    from nanochat.chat import ToolUse, load_chat, parts_text, render_prompt, stop_ids
     from nanochat.engine import Engine
     from nanochat.tasks import final_number
     from nanochat.world import is_test_pair
     model, tok, _ = load_chat(run); rng = random.Random(0)
     pairs = [p for p in ((rng.randint(2, 99), rng.randint(2, 99)) for _ in range(50*n)) if is_test_pair(*p)][:n]
     prompts = [render_prompt(tok, [dict(role="user", content=f"What is {a} * {b}?")]) for a, b in pairs]
-    ends = (tok.special("<|assistant_end|>"), tok.bos)
+    ends = stop_ids(tok)
     rows = Engine(model, max_rows=n).generate(prompts, max_tokens=64, temperature=1., stop_ids=ends, hook=lambda: ToolUse(tok))
     called = [not all(r.sampled) for r in rows]                    # a result was put in: the call was the model's own
     right = [c and final_number(parts_text(tok, [i for i in r.ids if i not in ends])) == a*b for r, c, (a, b) in zip(rows, called, pairs)]

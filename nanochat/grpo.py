@@ -183,22 +183,16 @@ def over_all(
 
 # %% ../nbs/21_grpo.ipynb #b228efca
 def learn(
-    model:GPT,         # leaves with new weights
-    opt:MuonAdamW,     # steps once, unless no group of any process taught anything
-    rows:list,         # finished answers of this process
-    adv_B:Tensor,      # advantage of each
-    totals:dict,       # of all processes: chosen, mixed
-    cfg:dict,          # device_rows
-)->float:              # the loss, over all processes
+    model:GPT,         # has its gradients, and leaves with new weights
+    opt:MuonAdamW,     # steps once
+    mixed:bool,        # has any group of any process taught anything?
+):
     "Push; where all groups agree nothing moves, neither the weights nor the optimizer's running means"
-    n_tokens = max(1, totals["chosen"])/world_size()             # the optimizer averages over the processes
-    loss = grpo_step(model, rows, adv_B, cfg.get("device_rows", 32), n_tokens)
-    if totals["mixed"]:
+    if mixed:
         for p in model.parameters():
             if p.grad is None: p.grad = torch.zeros_like(p)      # this process had nothing to say, others had
         opt.step()
     opt.zero_grad()
-    return over_all(dict(loss=loss), model.device)["loss"]/world_size()
 
 def rl_step(
     engine:Engine,    # decodes with `model`
@@ -228,10 +222,17 @@ def rl_step(
     counted_PS = ended_PS if cfg.get("mask_cut") else torch.ones_like(ended_PS)
     chosen = [sum(row.sampled) for row, counts in zip(rows, counted_PS.flatten().tolist()) if counts]
     totals = over_all(dict(answers=len(rows), tokens=sum(len(row.ids) for row in rows), chosen=sum(chosen),
-                           reward=rewards_PS.sum().item(), cut=(~ended_PS).sum().item(),
+                           reward=rewards_PS.double().sum().item(), cut=(~ended_PS).sum().item(),
                            mixed=mixed_groups(rewards_PS, counted_PS).sum().item()), model.device)
     # push
-    loss = learn(model, opt, rows, advantages(rewards_PS, counted_PS).flatten(), totals, cfg)
+    n_tokens = max(1, totals["chosen"])/world_size()             # the optimizer averages over the processes
+    adv_B = advantages(rewards_PS, counted_PS).flatten()
+    loss = grpo_step(model, rows, adv_B, cfg.get("device_rows", 32), n_tokens)
+    loss = over_all(dict(loss=loss), model.device)["loss"]/world_size()
+    if not math.isfinite(loss):                                  # before anything has moved
+        raise UserError(f"rl: the loss of step {step+1} is {loss}: lower the learning rate, "
+                        "or compute with --dtype float32")
+    learn(model, opt, totals["mixed"] > 0)
     answers = totals["answers"]
     return dict(loss=loss, tokens=int(totals["tokens"]), reward=totals["reward"]/answers,
                 length=totals["tokens"]/answers, mixed=totals["mixed"]/cfg["prompts"],
@@ -264,9 +265,6 @@ def train_rl(
         f = lr_at(step, cfg["steps"], cfg.get("warmup", 0), cfg.get("warmdown", 1.0), 0.1)
         for g in opt.groups: g["lr"] = g["base_lr"]*f
         out = rl_step(engine, model, opt, tok, task, cfg, meta["seed"], step)
-        if not math.isfinite(out["loss"]):
-            raise UserError(f"rl: the loss of step {step+1} is {out['loss']}: lower the learning rate, "
-                            "or compute with --dtype float32")
         if out["too_long"] and not warned:
             print0(f"rl: {out['too_long']:,} questions of step {step+1} do not fit in the {engine.max_len} "
                    "tokens that the model holds; others are asked instead, and the log counts them")
