@@ -87,6 +87,15 @@ def test_signals_find_nobody_outside():
     victim.kill()
     victim.wait()
 
+def test_root_gives_up_its_rights(tmp_path):
+    "Even without a namespace a program of root's reads no file of somebody else's"
+    if os.getuid() != 0: pytest.skip("only root has such rights")
+    file = tmp_path/"diary"
+    file.write_text("dear diary")
+    file.chmod(0o600)
+    os.chown(file, 12345, 12345)
+    assert "Permission denied" in run_python(f"open({str(file)!r})", levels=("process",)).stderr
+
 # ---- what can be seen
 
 def test_files_outside_do_not_even_exist():
