@@ -862,14 +862,16 @@ def relay(
     box:Sandbox,        # runs the program
 )->str:                 # what was wrong first; nothing if all was right
     "Carry calls to the program and values back, until the tests have run through"
+    trouble = []
     def value_of(call):
         try: return pack(unpack(ask(box, call)))
-        except (ValueError, TypeError): return '["nothing"]'             # the stand-in raises in its turn
+        except (ValueError, TypeError) as e: trouble.append(f"{call}: {e}")
+        return '["nothing"]'                                # the stand-in raises in its turn
     try:
         line = ask(examiner, f"run_tests{tuple(examiner.their_ends)}")
         while (wanted := unpack(line)) is not True:
             name, args, named = wanted
             parts = [*map(repr, args), *(f"{k}={v!r}" for k, v in named.items())]
             line = ask(examiner, value_of(f"{name}({', '.join(parts)})"))
-    except ValueError as e: return f"the tests ended: {e}"
+    except ValueError as e: return (trouble or [f"the tests ended: {e}"])[-1]
     return ""
