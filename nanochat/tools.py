@@ -159,7 +159,7 @@ def own_root(
 
 # %% ../nbs/17_tools.ipynb #b3befa17
 def no_rights():
-    "Give up every capability: a namespace's first process is mighty in it"
+    "Give up every capability: root has all of them, and so has a namespace's first process"
     import struct
     VERSION_3 = 0x20080522
     kernel("capset", struct.pack("Ii", VERSION_3, 0), bytes(24))
@@ -357,7 +357,7 @@ def guard(
     os.close(words)
     if "process" in granted: own_process(_signal.SIGKILL)
     level("limits", (set_limits, job["seconds"], job["memory_mb"]))
-    if "namespace" in granted: no_rights()
+    if granted: no_rights()                                    # at least "process" or "namespace" is there
     calls, read, names = job["calls"], job["few"], job["names"]
     if "mounts" in granted: read, names = job["read"], []      # packages are out of sight already
     else: calls = {name: n for name, n in calls.items() if name not in job["removers"]}
@@ -448,7 +448,7 @@ def without(
         if not any(h.startswith(path+"/") for h in hidden): few.append(path)
         else:
             names.append(path)
-            todo += [e.path for e in os.scandir(path) if not e.is_symlink()]
+            with contextlib.suppress(OSError): todo += [e.path for e in os.scandir(path) if not e.is_symlink()]
     return dict(few=few, names=names)
 
 # %% ../nbs/17_tools.ipynb #66bd5937
@@ -603,7 +603,7 @@ class Sandbox:
 
     def reported(self, word:str)->list:
         "The rest of the report's line that begins with a word, in words; None if there is no such line"
-        for line in self.said[self.report].decode().splitlines(True):
+        for line in self.said[self.report].decode("utf-8", "replace").splitlines(True):
             if line.startswith(word+" ") and line.endswith("\n"): return line.split()[1:]
 
     @property
@@ -862,14 +862,16 @@ def relay(
     box:Sandbox,        # runs the program
 )->str:                 # what was wrong first; nothing if all was right
     "Carry calls to the program and values back, until the tests have run through"
+    trouble = []
     def value_of(call):
         try: return pack(unpack(ask(box, call)))
-        except (ValueError, TypeError): return '["nothing"]'             # the stand-in raises in its turn
+        except (ValueError, TypeError) as e: trouble.append(f"{call}: {e}")
+        return '["nothing"]'                                # the stand-in raises in its turn
     try:
         line = ask(examiner, f"run_tests{tuple(examiner.their_ends)}")
         while (wanted := unpack(line)) is not True:
             name, args, named = wanted
             parts = [*map(repr, args), *(f"{k}={v!r}" for k, v in named.items())]
             line = ask(examiner, value_of(f"{name}({', '.join(parts)})"))
-    except ValueError as e: return f"the tests ended: {e}"
+    except ValueError as e: return (trouble or [f"the tests ended: {e}"])[-1]
     return ""

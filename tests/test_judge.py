@@ -107,6 +107,7 @@ def test_a_program_that_solves_nothing_is_wrong(name):
     for item in SAMPLE[:1] if "descriptor" in name or "itself" in name else SAMPLE:
         assert not right(item, fill(HOSTILE[name], item)), item["entry_point"]
 
+@pytest.mark.filterwarnings("ignore:programs run here")
 @pytest.mark.parametrize("landlock", [1, 2, 5, 99])
 def test_the_judge_holds_without_namespaces_and_on_older_kernels(landlock):
     "As in a container: no program finds the tables or reaches the parent, right ones are right"
@@ -205,7 +206,13 @@ def test_hostile_programs_fail_where_tests_must_be_run(name):
     tests = "def check(candidate):\n    for x in range(2, 5): assert abs(candidate(x) - thrice(x)) < 1e-6\n"
     program = fill(HOSTILE[name], dict(entry_point="three"))
     assert not judge_check(program, tests, "three", "def thrice(x): return 3*x\ndef three(x):\n    'x times three'\n", seconds=1).right
-    assert judge_check("def three(x): return 3*x", tests, "three", "def thrice(x): return 3*x\n").right
+
+def test_a_right_solution_passes_where_tests_must_be_run():
+    from nanochat.tools import judge_check
+    for tests in ("def check(candidate):\n    for x in range(2, 5): assert abs(candidate(x) - thrice(x)) < 1e-6\n", "for x in range(3): assert three(x) == 3*x\n",
+                  "def check(f):\n    assert f(x=2) == 6\n    assert f([1]) == [1]*3\n\ncheck(three)\n", "import math\nassert math.isinf(three(math.inf))\nassert three(10**500) == 3*10**500"):
+        assert judge_check("def three(x): return 3*x", tests, "three", "def thrice(x): return 3*x\n").why == "", tests
+        assert not judge_check("def three(x): return 4*x", tests.replace("math.isinf(three(math.inf))", "True"), "three", "def thrice(x): return 3*x\n").right, tests
 
 def test_a_helper_of_the_given_part_cannot_be_replaced():
     from nanochat.tools import judge_check
