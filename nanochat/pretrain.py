@@ -176,9 +176,11 @@ def start_stage(
 def measured(model, cfg, seconds, steps, loss, dtype):
     "What a stage took: the numbers that the report shows"
     tokens = steps*cfg["rows"]*model.cfg.seq_len
+    speed = tokens/max(seconds, 1e-9)
     peak, fpt = peak_flops(dtype, model.device), flops_per_token(model)
-    return dict(seconds=seconds, steps=steps, tokens=tokens, loss=loss, tokens_per_second=tokens/max(seconds, 1e-9), flops_per_token=fpt, peak_flops=peak,
-                mfu=fpt*tokens/max(seconds, 1e-9)/peak/world_size(), peak_rss_mb=peak_rss_mb(), dtype=str(dtype)[6:], threads=torch.get_num_threads(), provenance=provenance())
+    share = fpt*speed/peak/world_size() if peak else None               # nobody knows the peak of every GPU
+    return dict(seconds=seconds, steps=steps, tokens=tokens, loss=loss, tokens_per_second=speed, flops_per_token=fpt, peak_flops=peak, mfu=share,
+                peak_rss_mb=peak_rss_mb(), dtype=str(dtype)[6:], threads=torch.get_num_threads(), provenance=provenance())
 
 def close_stage(rdir, stage, model, cfg, dtype):
     "Write a finished stage's results from its last checkpoint"
