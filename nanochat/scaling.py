@@ -113,13 +113,12 @@ def kept_for_backward(
 def gpu_bytes(
     c:GPTConfig,
     gpus:int,      # that share the optimizer's state
-    rows:int,      # that each computes at once
 )->int:
-    "Memory that training takes on the fullest GPU"
+    "Memory that training takes on the fullest GPU, beside what is kept for the way back"
     with torch.device("meta"): groups = param_groups(GPT(c, torch.bfloat16))
     weights_and_gradients, state = 8*all_params(c), max(state_bytes(groups, gpus))
     copies, logits = 2*matrix_params(c), 4*4*2**26                 # the head's chunk in float32, thrice, and its gradient
-    return weights_and_gradients + state + copies + logits + kept_for_backward(c, rows)
+    return weights_and_gradients + state + copies + logits
 
 def scale_plan(
     depth:int=20,
@@ -140,9 +139,10 @@ def scale_plan(
     tokens = steps*batch_tokens
     flops = (6*matrix_params(c) + 12*c.n_layer*c.n_embd*seq_len)*tokens
     hours = flops/(peak*mfu*gpus)/3600
+    fixed = gpu_bytes(c, gpus)
     for limit in (32, 16, 8, 4, 2, 1):
         rows, micro = micro_batches(batch_tokens//seq_len, limit, gpus)
-        memory = gpu_bytes(c, gpus, rows)
+        memory = fixed + kept_for_backward(c, rows)
         if memory < 0.9*gpu_memory: break
     return dict(depth=depth, gpus=gpus, params=all_params(c), parts=count_params(c), tokens=tokens, steps=steps, flops=flops, hours=hours,
                 dollars=hours*gpus*dollars_per_hour, device_rows=rows, micro_batches=micro, gib_per_gpu=memory/2**30, fits=memory < 0.9*gpu_memory)
