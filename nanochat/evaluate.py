@@ -72,7 +72,7 @@ def mean_interval(
     draws:int=1000,      # of each task's share
     seed:int=0,
 )->dict:                 # {score, n, lo, hi}
-    "Unweighted mean of several scores, with a 95% interval that has a width even where every task is at 0 or 1"
+    "Unweighted mean of several scores, with a 95% interval that has a width even if every task is at 0 or 1"
     rng = np.random.default_rng(seed)
     means = np.mean([plausible(round(s["score"]*s["n"]), s["n"], draws, rng) for s in scores], axis=0)
     mean = sum(s["score"] for s in scores)/len(scores)
@@ -150,7 +150,8 @@ def ngram_bpb(
     targets = torch.from_numpy(np.concatenate([np.asarray(r[1:], np.int64) for r in rows]))
     out = dict(uniform=(tb[targets] > 0).sum().item()*math.log2(tok.vocab_size)/tb[targets].sum().item())
     for order, name in ((1, "unigram"), (2, "bigram"), (3, "trigram")):
-        out[name] = bits_per_byte(NGram(order, tok.vocab_size).fit(train_rows).losses, row_batches(rows, T, what=name), tb)
+        counted = NGram(order, tok.vocab_size).fit(train_rows)
+        out[name] = bits_per_byte(counted.losses, row_batches(rows, T, what=name), tb)
     return out
 
 # %% ../nbs/16_evaluate.ipynb #e069aee3
@@ -280,8 +281,9 @@ def core_score(
     mean, lo, hi = None, None, None
     if there:
         mean = sum(centered.values())/len(there)
-        draws_of = [centre(plausible(sum(map(bool, rights[t])), len(rights[t]), draws, rng), t) for t in there]
-        lo, hi = middle(np.mean(draws_of, axis=0), mean, least=sum(centre(0., t) for t in there)/len(there))
+        shares = {t: plausible(sum(map(bool, rights[t])), len(rights[t]), draws, rng) for t in there}
+        least = sum(centre(0., t) for t in there)/len(there)
+        lo, hi = middle(np.mean([centre(x, t) for t, x in shares.items()], axis=0), mean, least)
     return dict(core=mean if not missing else None, partial=mean, lo=lo, hi=hi, centered=centered, missing=missing)
 
 # %% ../nbs/16_evaluate.ipynb #ff5b7f93
@@ -340,7 +342,8 @@ def shared_bpb(
     if not is_dist(): return model_bpb(model, rows, tok, T)
     mine = rows[rank()::world_size()]
     n_bytes = sum(tok.token_bytes()[torch.from_numpy(r[1:].astype(np.int64))].sum().item() for r in mine)
-    sums = torch.tensor([model_bpb(model, mine, tok, T)*n_bytes, n_bytes], dtype=torch.float64, device=model.device)
+    bits = model_bpb(model, mine, tok, T)*n_bytes
+    sums = torch.tensor([bits, n_bytes], dtype=torch.float64, device=model.device)
     dist.all_reduce(sums)
     return (sums[0]/sums[1]).item()
 
@@ -370,11 +373,13 @@ def keep_bpb(
     seconds:float,
 ):
     "Write what was measured into the run's results and its summary"
-    steps = (f"{kind}_{st}" for kind in ("evaluate", "tasks") for st in ("tokenizer", "base", "mid", "sft", "rl"))
+    stages = ("tokenizer", "base", "mid", "sft", "rl")
+    steps = (f"{kind}_{st}" for kind in ("evaluate", "tasks") for st in stages)
     before = sum((read_result(rdir, step) or {}).get("seconds", 0) for step in steps)
     update_summary(rdir, bpb=bpb, seconds=dict(evaluate=before+seconds), peak_rss_mb=peak_rss_mb())
-    save_result(rdir, f"evaluate_{stage}", dict(bpb=bpb, val_tokens=n, seconds=seconds))    # last: this file marks the step as done
-    print0(f"{stage}: " + ", ".join(f"{k} {v:.3f}" for k, v in bpb.items()) + f" bits per byte ({n:,} tokens)")
+    save_result(rdir, f"evaluate_{stage}", dict(bpb=bpb, val_tokens=n, seconds=seconds))    # last: it marks the step as done
+    values = ", ".join(f"{k} {v:.3f}" for k, v in bpb.items())
+    print0(f"{stage}: {values} bits per byte ({n:,} tokens)")
 
 @call_parse
 @friendly
