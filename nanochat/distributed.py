@@ -34,8 +34,9 @@ def param_groups(
     head = [n for n in named if n.startswith("lm_head")]
     rest = [n for n in named if n not in {*matrix, *embed, *head}]
     shapes = sorted({tuple(named[n].shape) for n in matrix})
-    groups = [dict(kind="muon", names=[n for n in matrix if tuple(named[n].shape) == s], lr=matrix_lr, weight_decay=weight_decay,
-                   momentum=0.95, dtype=model.dtype) for s in shapes]
+    of_shape = {s: [n for n in matrix if tuple(named[n].shape) == s] for s in shapes}
+    groups = [dict(kind="muon", names=names, lr=matrix_lr, weight_decay=weight_decay, momentum=0.95, dtype=model.dtype)
+              for names in of_shape.values()]
     groups += [dict(kind="adamw", names=ns, lr=lr, weight_decay=0., betas=betas) for ns, lr in ((embed, embed_lr*scale), (head, head_lr*scale), (rest, scalar_lr)) if ns]
     for g in groups: g["params"] = [named[n] for n in g["names"]]; g["base_lr"] = g["lr"]
     return groups
@@ -100,7 +101,7 @@ class MuonAdamW:
         groups:list[dict],     # of `param_groups`; lr and momentum may be changed before each step
         eps:float=1e-10,       # of AdamW
         normalize:bool=True,   # even out the rows of Muon's steps (NorMuon, 2025)
-        dtype:torch.dtype=None, # what polar factors are computed in; default: the groups', which is the model's
+        dtype:torch.dtype=None, # of polar factors; default: what the model computes in, as the groups say
     ):
         self.groups, self.eps, self.normalize, self.dtype, self.t, self.state = groups, eps, normalize, dtype, 0, {}
         self.world, self.rank = (dist.get_world_size(), dist.get_rank()) if is_dist() else (1, 0)
@@ -145,7 +146,9 @@ def _send_muon(self:MuonAdamW, g):
 def _step_muon(self:MuonAdamW, g, sent):
     full, wait = sent; k, ps = len(g["own"]), [g["params"][i] for i in g["own"]]
     grad = wait()[:k]
-    if k: muon_step(ps, grad, g["m"], g["lr"], g["momentum"], g["weight_decay"], v=g["v"], dtype=self.dtype or g["dtype"])
+    if k:
+        dtype = self.dtype or g["dtype"]
+        muon_step(ps, grad, g["m"], g["lr"], g["momentum"], g["weight_decay"], v=g["v"], dtype=dtype)
     if self.world == 1: return lambda: None
     mine = torch.zeros_like(full[:g["per"]])
     if k: torch.stack(ps, out=mine[:k])

@@ -166,7 +166,7 @@ def _smear(self:GPT, x_BTC, cache):
     prev = torch.zeros_like(x_BTC[:, :1]) if fresh else cache.prev_BC[:cache.n, None].to(x_BTC.dtype)
     before = torch.cat((prev, x_BTC[:, :-1]), 1)
     if cache is not None: cache.prev_BC[:cache.n] = x_BTC[:, -1]
-    share = self.smear_scale*2*torch.sigmoid(self.smear_gate(x_BTC))                                  # float32, (B,T,1)
+    share = self.smear_scale*2*torch.sigmoid(self.smear_gate(x_BTC))               # float32, (B,T,1)
     return torch.addcmul(x_BTC, share, before).to(x_BTC.dtype)
 
 @patch
@@ -192,7 +192,7 @@ def hidden(self:GPT,
     if cfg.smear: x = rms_norm(self._smear(x, cache))
     x0, mid = x, None
     for i, block in enumerate(self.blocks):
-        if cfg.x0_residual:                                  # scales with a dimension promote: float32 until the sum is rounded
+        if cfg.x0_residual:           # a scale with a dimension promotes: float32 until the sum is rounded
             x = torch.addcmul(self.resid_scale[i:i+1]*x, self.x0_scale[i:i+1], x0).to(x.dtype)
         ve = self.value_embeds[str(i)](ids_BT).to(x.dtype) if cfg.value_embeds and has_ve(i, cfg.n_layer) else None
         x = block(x, cos, sin, ve, cache)
@@ -250,7 +250,7 @@ def not_finite(
     "The name of a tensor that holds an infinity or a NaN; one reduction looks at all of them"
     looked_at = {n: t for n, t in tensors.items() if t.is_floating_point() and t.numel()}
     if not looked_at: return None
-    largest = torch.stack(torch._foreach_norm(list(looked_at.values()), float("inf")))     # NaN is larger than all
+    largest = torch.stack(torch._foreach_norm(list(looked_at.values()), float("inf")))     # NaN if one is
     if largest.isfinite().all(): return None
     return list(looked_at)[largest.isfinite().tolist().index(False)]
 
@@ -260,9 +260,10 @@ def save_model(
     files:dict|None=None,   # more files to write beside the weights: {name: bytes or function of a path}
     **meta,                 # more entries for meta.json
 ):
-    "Write weights and config as one checked folder, whole or not at all; weights that are no numbers are refused"
+    "Write weights and config as one checked folder, whole or not at all, and never weights that are no numbers"
     weights = model.state_dict()
-    if bad := not_finite(weights): raise UserError(f"{path}: not saved, since {bad} holds an infinity or a NaN")
+    bad = not_finite(weights)
+    if bad: raise UserError(f"{path}: not saved, since {bad} holds an infinity or a NaN")
     write_checked(path, {"model.safetensors": lambda p: save_file(weights, p), **(files or {})},
                   dict(meta, config=asdict(model.cfg), dtype=str(model.dtype)[6:]))
 

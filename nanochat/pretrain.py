@@ -55,8 +55,8 @@ def check_finite(
     if not bad: return
     good = [path.name for _, path in checkpoints(rdir, stage)]
     raise UserError(f"{stage}: after step {step} {bad} holds an infinity or a NaN, so step_{step} is not saved. "
-                    f"The same command goes on from {good[-1] if good else 'the beginning'}; should it end here again, "
-                    f"give another --run --dtype float32 or a larger --total_batch_size")
+                    f"The same command goes on from {good[-1] if good else 'the beginning'}; "
+                    f"should it end here again, give another --run --dtype float32 or a larger --total_batch_size")
 
 def save_checkpoint(
     rdir:Path,        # the run's folder
@@ -147,8 +147,9 @@ def train_stage(
         tokens = world_size()*sum(ids_BT.numel() for ids_BT, _, _ in parts)        # counted, not planned
         loss = train_step(model, opt, parts)
         if not math.isfinite(loss):
-            raise UserError(f"{stage}: the loss of step {step+1} is {loss}: the same command goes on from the last checkpoint; "
-                            f"should it end here again, give another --run --dtype float32 or a larger --total_batch_size")
+            raise UserError(f"{stage}: the loss of step {step+1} is {loss}: the same command goes on from the last "
+                            f"checkpoint; should it end here again, give another --run --dtype float32 "
+                            f"or a larger --total_batch_size")
         passed = time.perf_counter()-t0
         if log: log.add(step=step+1, loss=loss, tokens=tokens, seconds=round(passed, 3), lr=round(f, 5))
         bar.update(1, f"loss {loss:.3f}")
@@ -176,9 +177,12 @@ def start_stage(
 def measured(model, cfg, seconds, steps, loss, dtype):
     "What a stage took: the numbers that the report shows"
     tokens = steps*cfg["rows"]*model.cfg.seq_len
+    speed = tokens/max(seconds, 1e-9)
     peak, fpt = peak_flops(dtype, model.device), flops_per_token(model)
-    return dict(seconds=seconds, steps=steps, tokens=tokens, loss=loss, tokens_per_second=tokens/max(seconds, 1e-9), flops_per_token=fpt, peak_flops=peak,
-                mfu=fpt*tokens/max(seconds, 1e-9)/peak/world_size(), peak_rss_mb=peak_rss_mb(), dtype=str(dtype)[6:], threads=torch.get_num_threads(), provenance=provenance())
+    share = fpt*speed/peak/world_size() if peak else None               # nobody knows the peak of every GPU
+    return dict(seconds=seconds, steps=steps, tokens=tokens, loss=loss, tokens_per_second=speed, flops_per_token=fpt,
+                peak_flops=peak, mfu=share, peak_rss_mb=peak_rss_mb(), dtype=str(dtype)[6:],
+                threads=torch.get_num_threads(), provenance=provenance())
 
 def close_stage(rdir, stage, model, cfg, dtype):
     "Write a finished stage's results from its last checkpoint"

@@ -63,9 +63,10 @@ def all_params(c:GPTConfig)->int:
 
 # %% ../nbs/13_scaling.ipynb #4cafa766
 SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)      # every byte, and the words that no user can type
-SHORTEST_ROW = 64      # tokens: twice as many positions hold the shorter questions of every exam, with an answer
-LIMITS = dict(depth=(1, 256), vocab_size=(SMALLEST_VOCABULARY, 1 << 20), seq_len=(SHORTEST_ROW, 1 << 17), num_iterations=(1, 10**9),
-              save_every=(1, 10**9), device_batch_size=(1, 1 << 16), total_batch_size=(1, 1 << 30), seed=(-2**63, 2**63-1))
+SHORTEST_ROW = 64      # twice as many positions hold the shorter questions of every exam, with an answer
+LIMITS = dict(
+    depth=(1, 256), vocab_size=(SMALLEST_VOCABULARY, 1 << 20), seq_len=(SHORTEST_ROW, 1 << 17), seed=(-2**63, 2**63-1),
+    num_iterations=(1, 10**9), save_every=(1, 10**9), device_batch_size=(1, 1 << 16), total_batch_size=(1, 1 << 30))
 
 def reason(name:str, value:int)->str:
     "Why a size may not be so small"
@@ -92,8 +93,8 @@ def micro_batches(
 )->tuple[int,int]:    # (rows of a micro-batch, micro-batches of each process)
     "The largest micro-batches that make up a step exactly: size x count x world is rows, always"
     if rows < 1 or device_rows < 1 or world < 1 or rows % world:
-        raise UserError(f"a step of {rows} rows, at most {device_rows} at once, can't be shared equally by {world} processes: "
-                        f"the rows (total_batch_size over seq_len) must be a multiple of the processes")
+        raise UserError(f"a step of {rows} rows, at most {device_rows} at once, can't be shared equally by {world} "
+                        f"processes: the rows (total_batch_size over seq_len) must be a multiple of the processes")
     own = rows//world
     size = next(d for d in range(min(device_rows, own), 0, -1) if own % d == 0)
     return size, own//size
@@ -106,20 +107,19 @@ def kept_for_backward(
     c:GPTConfig,
     rows:int,      # that a GPU computes at once
 )->int:            # bytes
-    "What the forward pass keeps in bfloat16 with fused attention and norms, as counted above: a share for each layer and one for the ends"
+    "What the forward pass keeps in bfloat16 with fused attention and norms, as counted: for each layer, and the ends"
     layer, ends = (40.6, 13.) if c.value_embeds and c.x0_residual else (40.1, 4.)
     return round(rows*c.seq_len*c.n_embd*(layer*c.n_layer + ends))
 
 def gpu_bytes(
     c:GPTConfig,
     gpus:int,      # that share the optimizer's state
-    rows:int,      # that each computes at once
 )->int:
-    "Memory that training takes on the fullest GPU"
+    "Memory that training takes on the fullest GPU, beside what is kept for the way back"
     with torch.device("meta"): groups = param_groups(GPT(c, torch.bfloat16))
     weights_and_gradients, state = 8*all_params(c), max(state_bytes(groups, gpus))
-    copies, logits = 2*matrix_params(c), 4*4*2**26                 # the head's chunk in float32, thrice, and its gradient
-    return weights_and_gradients + state + copies + logits + kept_for_backward(c, rows)
+    copies, logits = 2*matrix_params(c), 4*4*2**26       # the head's chunk in float32, thrice, and its gradient
+    return weights_and_gradients + state + copies + logits
 
 def scale_plan(
     depth:int=20,
@@ -140,12 +140,14 @@ def scale_plan(
     tokens = steps*batch_tokens
     flops = (6*matrix_params(c) + 12*c.n_layer*c.n_embd*seq_len)*tokens
     hours = flops/(peak*mfu*gpus)/3600
+    fixed = gpu_bytes(c, gpus)
     for limit in (32, 16, 8, 4, 2, 1):
         rows, micro = micro_batches(batch_tokens//seq_len, limit, gpus)
-        memory = gpu_bytes(c, gpus, rows)
+        memory = fixed + kept_for_backward(c, rows)
         if memory < 0.9*gpu_memory: break
-    return dict(depth=depth, gpus=gpus, params=all_params(c), parts=count_params(c), tokens=tokens, steps=steps, flops=flops, hours=hours,
-                dollars=hours*gpus*dollars_per_hour, device_rows=rows, micro_batches=micro, gib_per_gpu=memory/2**30, fits=memory < 0.9*gpu_memory)
+    return dict(depth=depth, gpus=gpus, params=all_params(c), parts=count_params(c), tokens=tokens, steps=steps,
+                flops=flops, hours=hours, dollars=hours*gpus*dollars_per_hour, device_rows=rows, micro_batches=micro,
+                gib_per_gpu=memory/2**30, fits=memory < 0.9*gpu_memory)
 
 # %% ../nbs/13_scaling.ipynb #37d5d1b8
 MID = dict(documents=15, dialogues=5, mc_easy=8, mc_hard=12, which_letter=10, word_problems=35, sums=4, spelling=8, code=3)
@@ -182,7 +184,8 @@ def check_shares(
     for stage in ("base", "mid", "sft"):
         micro_batches(s[stage]["rows"], s[stage]["device_rows"], world)
     if s["lanes"] % world:
-        raise UserError(f"{s['lanes']} lanes of text can't be shared equally by {world} processes: take a number that divides {s['lanes']}")
+        raise UserError(f"{s['lanes']} lanes of text can't be shared equally by {world} processes: "
+                        f"take a number that divides {s['lanes']}")
 
 def plan(
     tier:str="laptop",    # a name in TIERS
@@ -208,7 +211,7 @@ def plan(
     base["device_rows"] = over.get("device_batch_size", base["device_rows"])
     batch = over.get("total_batch_size", base["rows"]*s["seq_len"])
     if batch % s["seq_len"]:
-        raise UserError(f"total_batch_size {batch}: it must be a multiple of the {s['seq_len']} tokens of a row (seq_len)")
+        raise UserError(f"total_batch_size {batch}: it must be a multiple of the {s['seq_len']} tokens of a row")
     base["rows"] = batch//s["seq_len"]
     check_shares(s, world)
     if corpus not in ("world", *HUB):
@@ -231,13 +234,16 @@ def check_memory(
     s:dict,    # settings of a new run
 ):
     "Refuse a model that this machine can't hold: weights, gradients and state, and what a micro-batch keeps"
-    c = config_for(s["depth"], s["vocab_size"], s["seq_len"], n_embd=s["n_embd"], n_head=s["n_head"], **s["switches"])
-    rows = max(micro_batches(s[stage]["rows"], s[stage]["device_rows"], world_size())[0] for stage in ("base", "mid", "sft"))
+    shape = dict(n_embd=s["n_embd"], n_head=s["n_head"], **s["switches"])
+    c = config_for(s["depth"], s["vocab_size"], s["seq_len"], **shape)
+    stages = [s[stage] for stage in ("base", "mid", "sft")]
+    rows = max(micro_batches(b["rows"], b["device_rows"], world_size())[0] for b in stages)
     need = 4*all_params(c) if torch.cuda.is_available() else 16*all_params(c) + kept_for_backward(c, rows)
     have = os.sysconf("SC_PAGE_SIZE")*os.sysconf("SC_PHYS_PAGES")
     if need > have:
-        raise UserError(f"depth {c.n_layer}, {c.n_embd} wide, vocabulary {c.vocab_size}, {rows} rows of {c.seq_len} at once: "
-                        f"training takes {need/1e9:,.0f} GB or more and this machine has {have/1e9:,.0f} GB: make one of them smaller")
+        raise UserError(f"depth {c.n_layer}, {c.n_embd} wide, vocabulary {c.vocab_size}, {rows} rows of {c.seq_len} "
+                        f"at once: training takes {need/1e9:,.0f} GB or more and this machine has {have/1e9:,.0f} GB: "
+                        f"make one of them smaller")
 
 def open_run(
     run:str=None,   # its name; default: from tier, corpus, depth and seed
@@ -277,10 +283,12 @@ def describe_scale(p:dict)->str:
     parts = ", ".join(f"{k.replace('_', ' ')} {n/1e6:,.0f}M" for k, n in p["parts"].items() if n >= 5e5)
     room = "" if p["fits"] else ": too much for 80 GB"
     return "\n".join((
-        f"depth {p['depth']}: {p['params']/1e6:,.0f}M parameters ({parts}), {p['tokens']/1e9:.1f}B tokens, {p['flops']:.1e} FLOPs",
+        f"depth {p['depth']}: {p['params']/1e6:,.0f}M parameters ({parts}), {p['tokens']/1e9:.1f}B tokens, "
+        f"{p['flops']:.1e} FLOPs",
         f"on {p['gpus']} H100 planned {p['hours']:.1f} h of pretraining, ${p['dollars']:,.0f}, "
         f"{p['device_rows']} rows at once, {p['gib_per_gpu']:.0f} GiB a GPU{room}",
-        "a plan by the recipe of 2025 (20 tokens for each parameter of the classic shape) at half of the peak, not a measurement"))
+        "a plan by the recipe of 2025 (20 tokens for each parameter of the classic shape) at half of the peak, "
+        "not a measurement"))
 
 # %% ../nbs/13_scaling.ipynb #f6f5b1eb
 @call_parse
@@ -304,7 +312,8 @@ def main(
     given = dict(corpus=corpus, tier=tier, seed=seed, depth=depth, seq_len=seq_len, vocab_size=vocab_size, device_batch_size=device_batch_size,
                  total_batch_size=total_batch_size, num_iterations=num_iterations, save_every=save_every, dtype=dtype)
     if tier in PLANNED:
-        shape = {k: v for k, v in dict(depth=depth, seq_len=seq_len, vocab_size=vocab_size).items() if v is not None}
+        shape = dict(depth=depth, seq_len=seq_len, vocab_size=vocab_size)
+        shape = {k: v for k, v in shape.items() if v is not None}
         print(describe_scale(scale_plan(**shape, **PLANNED[tier])))
         return
     print(describe(plan(**{k: v for k, v in given.items() if v is not None}) if dry_run else open_run(run, **given)))

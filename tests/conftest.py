@@ -1,5 +1,5 @@
 "What the tests that cross chapters share: where things are, how a module or a door is run, and one undisturbed smoke run"
-import json, os, shutil, signal, subprocess, sys, time
+import json, os, shutil, signal, socket, subprocess, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 import pytest
@@ -62,6 +62,22 @@ def run_module(name, *args, base=None, timeout=240, check=True, cwd=ROOT, stdin=
                           capture_output=True, text=True, timeout=timeout, input=stdin)
     if check and done.returncode: pytest.fail(f"nanochat.{name} {' '.join(map(str, args))} ended with {done.returncode}:\n{done.stderr[-3000:]}")
     return done
+
+def torchrun(processes, *args, base=None, timeout=300, **env):
+    "`torchrun --nproc_per_node=PROCESSES ARGS` on the CPU; the -- keeps torchrun from taking --run for its own --run-path"
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    n = 2 if args[0] == "-m" else 1
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}",
+               *map(str, (*args[:n], "--", *args[n:]))]
+    return subprocess.run(command, cwd=ROOT, env=environment(base, OMP_NUM_THREADS=1, NANOCHAT_DEVICE="cpu", **env),
+                          capture_output=True, text=True, timeout=timeout)
+
+def refused(done, *words):
+    "The command ended with a reader's line that holds `words` (processes may write theirs into one another's)"
+    line = next((line for line in done.stderr.splitlines() if "error: " in line), "")
+    assert done.returncode and all(str(word) in line for word in words), done.stderr[-3000:]
 
 def door_environment(base=None, **env):
     "A door runs without set-up, on the interpreter of the tests"

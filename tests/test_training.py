@@ -1,24 +1,9 @@
 "Training: batches that are what the log says, numbers that are numbers, plans that can be kept"
-import json, socket, subprocess, sys
+import json, subprocess, sys
 import pytest, torch
-from conftest import ROOT, environment, leftovers, lines_of, one_line, run_module
+from conftest import ROOT, environment, leftovers, lines_of, one_line, refused, run_module, torchrun
 from nanochat.runtime import UserError
 from nanochat.scaling import micro_batches, plan
-
-def torchrun(processes, *args, base=None, timeout=300, **env):
-    "`torchrun --nproc_per_node=PROCESSES -- ARGS` on the CPU"
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}",
-               "--no-python", sys.executable, *map(str, args)]
-    return subprocess.run(command, cwd=ROOT, env=environment(base, OMP_NUM_THREADS=1, NANOCHAT_DEVICE="cpu", **env),
-                          capture_output=True, text=True, timeout=timeout)
-
-def refused(done, *words):
-    "The command ended with a reader's line that holds `words` (processes may write theirs into one another's)"
-    line = next((line for line in done.stderr.splitlines() if "error: " in line), "")
-    assert done.returncode and all(str(word) in line for word in words), done.stderr[-3000:]
 
 # --- batches never shrink ---
 
@@ -272,7 +257,7 @@ def test_the_shortest_row_holds_questions_of_every_exam(vocab_size):
 
 def test_the_plan_counts_the_model_that_its_tier_trains():
     from nanochat.gpt import GPT, flops_per_token, n_params
-    from nanochat.scaling import PLANNED, TIERS, all_params, config_for, count_params, gpu_bytes, matrix_params, scale_plan
+    from nanochat.scaling import PLANNED, TIERS, all_params, config_for, count_params, gpu_bytes, kept_for_backward, matrix_params, scale_plan
     assert all(PLANNED[tier]["switches"] == TIERS["laptop"]["switches"] for tier in PLANNED)
     modern, classic = scale_plan(20, **PLANNED["full"]), scale_plan(20, switches={})
     assert (round(modern["params"]/1e6), round(classic["params"]/1e6)) == (1400, 561)
@@ -288,4 +273,17 @@ def test_the_plan_counts_the_model_that_its_tier_trains():
             c = config_for(depth, V, 64, n_embd=32*depth, n_head=2)
             with torch.device("meta"): assert (all_params(c), matrix_params(c)) == n_params(GPT(c))
             assert sum(count_params(c).values()) == all_params(c)
-    assert gpu_bytes(config_for(20), 8, 32) > 80e9, "32 rows of the modern depth 20 do not fit"
+    assert gpu_bytes(config_for(20), 8)+kept_for_backward(config_for(20), 32) > 80e9, "32 rows of the modern depth 20 do not fit"
+
+# --- a peak that nobody knows ---
+
+def test_a_device_without_a_known_peak_has_no_share_of_it(tmp_path, monkeypatch):
+    from nanochat import pretrain
+    monkeypatch.setattr(pretrain, "peak_flops", lambda *args: None)
+    model = tiny()
+    opt = pretrain.MuonAdamW(pretrain.param_groups(model))
+    cfg = dict(rows=2, device_rows=2, steps=1, save_every=1)
+    pretrain.save_checkpoint(tmp_path, "base", 1, model, opt, dict(seconds=2., loss=1., seed=0))
+    pretrain.close_stage(tmp_path, "base", model, cfg, torch.float32)
+    result = json.loads((tmp_path/"results"/"base.json").read_text())
+    assert result["mfu"] is None and result["peak_flops"] is None and result["tokens_per_second"] == 32.
