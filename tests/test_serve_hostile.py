@@ -8,6 +8,14 @@ from nanochat.gpt import GPT
 from nanochat.serve import ApiError, Hosts, Limits, LogLimit, Worker, make_app, serving
 from test_serve import HELLO, endless, engine_says, get, make_run, model, post, tiny, tok, until      # noqa: F401 (fixtures)
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    "Small models are no faster on two threads, and on a busy machine many times slower"
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
 def connect(url, timeout=30):
     host, port = url[7:].split(":")
     return socket.create_connection((host, int(port)), timeout=timeout)
