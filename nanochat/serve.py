@@ -36,7 +36,7 @@ class Worker(threading.Thread):
     def __init__(self,
         model,                    # a GPT
         max_rows:int=8,           # answers written at once; more wait
-        prefill_tokens:int=512,   # of prompts that a step reads beside open answers: what bounds everybody's delay
+        prefill_tokens:int=512,   # of prompts that a step reads at most: this bounds everybody's delay
     ):
         super().__init__(daemon=True, name="engine")
         self.engine = Engine(model, max_rows=max_rows, prefill_tokens=prefill_tokens)
@@ -164,7 +164,7 @@ def content_of(parts):
 
 # %% ../nbs/22_serve.ipynb #41d4487e
 class Reply:
-    "One answer in OpenAI's words, whole or in pieces; our own `part` shows tool calls to clients that know of it"
+    "One answer in OpenAI's words, whole or in pieces; our own `part` shows tool calls to those who know it"
     def __init__(self, name, prompt_tokens):
         self.head = dict(id="chatcmpl-"+uuid.uuid4().hex[:24], created=int(time.time()), model=name)
         self.prompt_tokens = prompt_tokens
@@ -216,7 +216,7 @@ class Limits:
     max_tokens:int = 4096        # of one answer
     rows:int = 8                 # answers written at once: each owns a row of the cache
     waiting:int = 64             # answers that may queue behind them
-    connections:int = 512        # open at once; the one that has been idle longest makes room for a new one
+    connections:int = 512        # open at once; the one waited for longest makes room for a new one
     head_seconds:float = 10.     # for a request's first lines to arrive, and between two requests
     write_seconds:float = 20.    # for a client to read what it was sent
 
@@ -281,7 +281,8 @@ def check_messages(
     most:int=200,    # how many at the most
 )->list:             # messages for `render_prompt`, the last one the user's
     "Messages that the chat template can take, or an `ApiError` that says which one is wrong"
-    if not isinstance(messages, list) or not messages: raise wrong("messages must be a list that is not empty")
+    if not isinstance(messages, list) or not messages:
+        raise wrong("messages must be a list that is not empty")
     if len(messages) > most: raise wrong(f"{len(messages)} messages: at most {most} are read")
     system, out = [], []
     for i, m in enumerate(messages):
@@ -320,7 +321,8 @@ class Ask:
     usage:bool           # with the number of tokens at a stream's end?
     def row(self, tok):
         "The row that the engine will write"
-        return Row(self.prompt, self.max_tokens, self.temperature, self.seed, frozenset(stop_ids(tok)), ToolUse(tok),
+        stops = frozenset(stop_ids(tok))
+        return Row(self.prompt, self.max_tokens, self.temperature, self.seed, stops, ToolUse(tok),
                    top_k=self.top_k, top_p=self.top_p)
 
 # fields that would change the answer, with the values that ask for nothing new
@@ -345,8 +347,9 @@ def check_prompt(
 )->list:             # ids
     "Ids of a conversation that leave room for an answer"
     def too_long(n):
-        return ApiError(f"the conversation has {n} tokens, and the model reads fewer than {max_len}: shorten it, "
-                        "or start a new one", param="messages", code="context_length_exceeded")
+        words = f"the conversation has {n} tokens, and the model reads fewer than {max_len}: "
+        words += "shorten it, or start a new one"
+        return ApiError(words, param="messages", code="context_length_exceeded")
     contents = [m["content"] for m in messages]
     texts = [t for c in contents for t in ([c] if isinstance(c, str) else [p["text"] for p in c])]
     least = sum(map(len, texts))//max(map(len, tok.ranks))       # no token is longer than the longest
@@ -359,7 +362,8 @@ def check_prompt(
 # %% ../nbs/22_serve.ipynb #d7c4b51f
 def no_model(asked, name):
     "The error of a client that asks for another model than `name`"
-    return ApiError(f"there is no model {asked[:80]!r} here: this server has {name!r}", 404, "model", "model_not_found")
+    words = f"there is no model {asked[:80]!r} here: this server has {name!r}"
+    return ApiError(words, 404, "model", "model_not_found")
 
 def read_ask(
     body,            # parsed JSON
@@ -376,7 +380,8 @@ def read_ask(
         if body.get(k) is not None and body[k] not in fine:
             raise ApiError(f"{k} is not supported here: leave it out", param=k, code="unsupported_parameter")
     options = body.get("stream_options") or {}
-    if not isinstance(options, dict): raise ApiError("stream_options must be an object", param="stream_options")
+    if not isinstance(options, dict):
+        raise ApiError("stream_options must be an object", param="stream_options")
     prompt = check_prompt(check_messages(body.get("messages"), limits.messages), tok, max_len)
     room = min(limits.max_tokens, max_len-len(prompt))
     top_k = count(body, "top_k", tok.vocab_size, unbounded=(-1, 0))
@@ -440,7 +445,7 @@ class Hosts:
         self.names, self.any_address = set(LOCAL), False
         for name in names:
             if not host_name(name):
-                raise UserError(f"allowed_hosts: {name!r} is no host name; write it without http:// and without a path")
+                raise UserError(f"allowed_hosts: {name!r} is no host name; write it without http:// and path")
             self.names.add(host_name(name))
     def bind(self,
         address:str,   # that the server listens on
@@ -483,8 +488,9 @@ class Service:
         self.worker.stop(2.)
     def card(self):
         "The model as /v1/models shows it; params and context are ours"
-        return dict(id=self.name, object="model", created=int(self.meta.get("created", 0)), owned_by="nanochat",
-                    params=n_params(self.model)[0], context=self.worker.engine.max_len)
+        created = int(self.meta.get("created", 0))
+        ours = dict(params=n_params(self.model)[0], context=self.worker.engine.max_len)
+        return dict(id=self.name, object="model", created=created, owned_by="nanochat", **ours)
     def read(self, body):
         "The gate"
         return read_ask(body, self.tok, self.name, self.worker.engine.max_len, self.limits)
@@ -552,7 +558,7 @@ async def whole(self:Service, answer, request):
     "The object of one answer; None where the client has hung up"
     async def gather(): return [x async for x in self.parts(answer)]
     task = asyncio.create_task(gather())
-    task.add_done_callback(lambda t: t.cancelled() or t.exception())     # an error without a reader is no news
+    task.add_done_callback(lambda t: t.cancelled() or t.exception())   # or asyncio would log an error unseen
     try:
         while not task.done():
             await asyncio.wait({task}, timeout=.25)
@@ -570,10 +576,15 @@ def page():
     def only(tag):
         text = re.search(f"<{tag}>(.*?)</{tag}>", html, re.S)[1]
         return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-    policy = "; ".join(["default-src 'none'", f"script-src {only('script')}", f"style-src {only('style')}",
-                        "connect-src 'self'", "img-src data:", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"])
-    headers = {"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
-    return html, {**headers, "Cache-Control": "no-cache"}
+    policy = ["default-src 'none'", f"script-src {only('script')}", f"style-src {only('style')}",
+              "img-src data:", "connect-src 'self'", "base-uri 'none'", "form-action 'none'",
+              "frame-ancestors 'none'"]
+    return html, {
+        "Content-Security-Policy": "; ".join(policy),
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-cache",
+    }
 
 # %% ../nbs/22_serve.ipynb #3d3475c6
 def make_app(
@@ -626,17 +637,16 @@ def make_app(
         return JSONResponse(e.body(), e.status, headers=headers)
     @app.exception_handler(ApiError)
     async def api_error(request, e): return failure(e)
-    @app.exception_handler(Exception)
-    async def our_error(request, e): return failure(ApiError("the server failed on this request", 500))      # the log has the rest
+    @app.exception_handler(Exception)       # the log has the rest
+    async def our_error(request, e): return failure(ApiError("the server failed on this request", 500))
     @app.exception_handler(HTTPException)
     async def http_error(request, e):
         return failure(ApiError(f"{request.method} {request.url.path}: {e.detail}", e.status_code), e.headers)
 
     def get(path): return app.api_route(path, methods=["GET", "HEAD"])
+    html, headers = page()
     @get("/")
-    async def root():
-        html, headers = page()
-        return HTMLResponse(html, headers=headers)
+    async def root(): return HTMLResponse(html, headers=headers)
     @get("/health")
     async def health():
         alive = svc.worker.is_alive()
@@ -654,7 +664,7 @@ def make_app(
         answer = svc.take(svc.read(await read_body(request, svc.limits)))
         if answer.ask.stream: return EventStream(answer)
         whole = await svc.whole(answer, request)
-        if whole is None: return Response(status_code=499)            # the client has gone, and nobody reads this
+        if whole is None: return Response(status_code=499)            # the client has gone
         return JSONResponse(whole, headers=no_store)
     return app
 
@@ -666,7 +676,7 @@ def guarded(
     import h11
     from uvicorn.protocols.http.h11_impl import H11Protocol, STATUS_PHRASES
     most = min(limits.connections, descriptors())
-    alive, silent = set(), {}         # all connections; those between requests, the longest silent first
+    alive, waited_for = set(), {}     # all connections; those for whose client we wait, longest first
 
     class Guarded(H11Protocol):
         "uvicorn's connection, with deadlines"
@@ -676,7 +686,7 @@ def guarded(
             super().connection_made(transport)
             alive.add(self)
             self.expect()
-            if len(alive) > most: next(iter(silent)).cut()
+            if len(alive) > most: next(iter(waited_for)).cut()
 
         def connection_lost(self, exc):
             self.forget()
@@ -685,7 +695,7 @@ def guarded(
         def forget(self):
             "Not counted any more, and no timer runs"
             alive.discard(self)
-            silent.pop(self, None)
+            waited_for.pop(self, None)
             for timer in (self.head, self.unread):
                 if timer: timer.cancel()
 
@@ -694,9 +704,17 @@ def guarded(
             self.forget()
             self.transport.abort()
 
+        def weigh(self):
+            "Do we wait for this client? It has not said all that it wants to say, or it does not read"
+            if self not in alive: return
+            answering = self.cycle and not self.cycle.response_complete and not self.cycle.more_body
+            if answering and not self.flow.write_paused: waited_for.pop(self, None)
+            else: waited_for.setdefault(self)
+
         def expect(self):
             "A request should come now"
-            silent[self] = None
+            waited_for.pop(self, None)
+            waited_for[self] = None
             if self.head: self.head.cancel()
             self.head = self.loop.call_later(limits.head_seconds, self.too_late)
 
@@ -710,11 +728,10 @@ def guarded(
         def handle_events(self):
             before = self.cycle
             super().handle_events()
-            if self.cycle is not before and not self.cycle.response_complete:         # a request has begun
-                silent.pop(self, None)
-                self.head.cancel()
-            announced = getattr(getattr(self.conn, "_reader", None), "_bytes_in_chunk", 0)      # h11 has no public word for it
-            if announced > limits.body_bytes:
+            if self.cycle is not before: self.head.cancel()           # a request has begun
+            self.weigh()
+            reader = getattr(self.conn, "_reader", None)              # h11 has no public word for a chunk's size
+            if getattr(reader, "_bytes_in_chunk", 0) > limits.body_bytes:
                 self.refuse(ApiError(f"the body is longer than {limits.body_bytes} bytes", 413))
 
         def on_response_complete(self):
@@ -723,10 +740,12 @@ def guarded(
 
         def pause_writing(self):
             super().pause_writing()
+            self.weigh()
             self.unread = self.loop.call_later(limits.write_seconds, self.cut)
 
         def resume_writing(self):
             super().resume_writing()
+            self.weigh()
             if self.unread and not self.transport.is_closing(): self.unread.cancel()
 
         def send_400_response(self, msg): self.refuse(ApiError(msg))
@@ -735,8 +754,10 @@ def guarded(
             "Answer without asking the app, and close"
             if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE) and not self.transport.is_closing():
                 body = json.dumps(error.body()).encode()
-                headers = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
-                start = h11.Response(status_code=error.status, headers=list(headers.items()), reason=STATUS_PHRASES[error.status])
+                headers = [("content-type", "application/json"), ("content-length", str(len(body)))]
+                headers.append(("connection", "close"))
+                reason = STATUS_PHRASES[error.status]
+                start = h11.Response(status_code=error.status, headers=headers, reason=reason)
                 for part in (start, h11.Data(data=body), h11.EndOfMessage()):
                     self.transport.write(self.conn.send(part))
             if self.cycle:
@@ -750,14 +771,14 @@ def guarded(
 
     return Guarded
 
-BURST = 16     # connections accepted in one turn of the event loop; the others wait in the kernel's queue
+BURST = 8      # connections accepted in one turn of the event loop; the others wait in the kernel's queue
 
 def descriptors()->int:
     "How many connections this process has descriptors for"
     try: import resource
     except ImportError: return 512                             # Windows
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return max(8, most-8*BURST-64) if most != resource.RLIM_INFINITY else 1<<20
+    return max(8, most-4*BURST-64) if most != resource.RLIM_INFINITY else 1<<20
 
 # %% ../nbs/22_serve.ipynb #c62fa620
 def listen(
@@ -833,9 +854,9 @@ def web_server(
             while self.server_state.tasks and time.monotonic() < end and not self.force_exit:
                 await asyncio.sleep(.02)
 
-    config = uvicorn.Config(app, http=guarded(svc.limits), ws="none", backlog=BURST, timeout_graceful_shutdown=1,
-                            log_level="warning", log_config=None, access_log=False, server_header=False)
-    return Server(config)
+    quiet = dict(log_level="warning", log_config=None, access_log=False, server_header=False)
+    ways = dict(http=guarded(svc.limits), ws="none", backlog=BURST, timeout_graceful_shutdown=1)
+    return Server(uvicorn.Config(app, **ways, **quiet))
 
 @contextmanager
 def serving(
@@ -864,7 +885,7 @@ def main(
     port:int=8000,          # 0 takes any free one
     rows:int=8,             # answers written at once; more wait
     device:str=None,        # cpu, cuda or mps; default: the best that is here
-    allowed_hosts:str="",   # further names by which it may be called, with commas between: "chat.example,10.0.0.7"
+    allowed_hosts:str="",   # further names by which it may be called: "chat.example,10.0.0.7"
 ):
     "Serve a run's model: a chat page, and OpenAI's chat completions under /v1"
     names = [name for name in allowed_hosts.split(",") if name.strip()]
