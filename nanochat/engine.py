@@ -204,9 +204,9 @@ class Row:
     reason:str = ""                         # stop, length, cancel or error
     top_k:int = 0                           # sample among the k likeliest; 0: among all
     top_p:float = 0.                        # sample among the likeliest that reach p; 0: among all
-    error:Exception|None = None             # what went wrong, where the reason is error
+    error:BaseException|None = None         # what went wrong, where the reason is error
 
-    def end(self, reason:str, error:Exception|None=None):
+    def end(self, reason:str, error:BaseException|None=None):
         "The answer is over"
         self.done, self.reason, self.error = True, reason, error
 

@@ -676,7 +676,7 @@ def guarded(
     import h11
     from uvicorn.protocols.http.h11_impl import H11Protocol, STATUS_PHRASES
     most = min(limits.connections, descriptors())
-    alive, waited_for = set(), {}     # all connections; those for whose client we wait, longest first
+    alive, waited_for = set(), {}     # all connections; those whose clients keep us waiting, longest first
 
     class Guarded(H11Protocol):
         "uvicorn's connection, with deadlines"
@@ -730,7 +730,7 @@ def guarded(
             super().handle_events()
             if self.cycle is not before: self.head.cancel()           # a request has begun
             self.weigh()
-            reader = getattr(self.conn, "_reader", None)              # h11 has no public word for a chunk's size
+            reader = getattr(self.conn, "_reader", None)         # h11 has no public word for a chunk's size
             if getattr(reader, "_bytes_in_chunk", 0) > limits.body_bytes:
                 self.refuse(ApiError(f"the body is longer than {limits.body_bytes} bytes", 413))
 
