@@ -34,8 +34,11 @@ def draw(
     u_B:Tensor,    # one number in [0,1) a row
 )->Tensor:         # one id a row, never one of probability 0
     "Invert the cumulative distribution: the first token at which the sum of probabilities exceeds u"
-    c = p_BV.cumsum(-1); end = c[:, -1:].contiguous()
-    return torch.minimum(torch.searchsorted(c, u_B[:, None]*end, right=True), torch.searchsorted(c, end))[:, 0]
+    sums_BV = p_BV.cumsum(-1)
+    end_B1 = sums_BV[:, -1:].contiguous()
+    above = torch.searchsorted(sums_BV, u_B[:, None]*end_B1, right=True)
+    last = torch.searchsorted(sums_BV, end_B1)
+    return torch.minimum(above, last)[:, 0]
 
 # %% ../nbs/15_engine.ipynb #2df30b3b
 def sample(
@@ -51,23 +54,25 @@ def sample(
     z = logits_BV.float()/temperature_B.clamp(min=1e-6)[:, None]
     top_k, top_p = (torch.as_tensor(t, device=z.device).expand(len(z))[:, None] for t in (top_k, top_p))
     if (top_k > 0).any() or (top_p > 0).any():
-        z = z.masked_fill(~kept(z, torch.where(top_k > 0, top_k, z.size(-1)), torch.where(top_p > 0, top_p, 1.)), float("-inf"))
+        may_be_drawn = kept(z, torch.where(top_k > 0, top_k, z.size(-1)), torch.where(top_p > 0, top_p, 1.))
+        z = z.masked_fill(~may_be_drawn, float("-inf"))
     return torch.where(temperature_B > 0, draw(z.softmax(-1), u_B.to(z.dtype)), greedy_B)
 
 # %% ../nbs/15_engine.ipynb #432d81d0
 class RowCache(KVCache):
-    "A KV cache for rows that come and go: rows join at the end, gaps are filled from the end, and it grows and shrinks"
+    "A KV cache for rows that come and go: it grows, rows join at the end, gaps are filled from the end"
     def __init__(self,
         model,             # whose keys and values
         rows:int=0,        # room for so many rows at first
         length:int=0,      # and for so many tokens each
         begun:int=0,       # rows that are active from the start, still empty
-        most_rows:int=0,   # never room for more rows than these, unless they are there; 0: no bound
-        most_length:int=0, # never room for more tokens a row than these, unless they are there; 0: no bound
+        most_rows:int=0,   # the most rows that there can be; 0: unknown
+        most_length:int=0, # the most tokens that a row can hold; 0: unknown
     ):
         c = model.cfg
-        super().__init__(c.n_layer, 0, 0, c.n_kv_head, c.n_embd//c.n_head, model.dtype, model.device, c.n_embd)
-        self.k = torch.zeros(c.n_layer, 0, c.n_kv_head, 0, c.n_embd//c.n_head, dtype=model.dtype, device=model.device)   # heads before tokens
+        L, H, D = c.n_layer, c.n_kv_head, c.n_embd//c.n_head
+        super().__init__(L, 0, 0, H, D, model.dtype, model.device, c.n_embd)
+        self.k = torch.zeros(L, 0, H, 0, D, dtype=model.dtype, device=model.device)     # heads before tokens
         self.v = self.k.clone()
         self.most_rows, self.most_length = most_rows, most_length
         self.reserve(max(rows, begun), length)
@@ -75,7 +80,9 @@ class RowCache(KVCache):
 
     def set_lengths(self, lens:list[int]):
         "Say how many tokens each active row holds"
-        self.lens, self.n, self.max_len, self.pos_BT = list(map(int, lens)), len(lens), int(max(lens, default=0)), None
+        self.lens, self.n = list(map(int, lens)), len(lens)
+        self.max_len = max(self.lens, default=0)
+        self.pos_BT = None                             # made anew when it is asked for
 
     def room(self)->tuple[int,int]:
         "Rows and tokens a row that fit without growing"
@@ -101,7 +108,7 @@ class RowCache(KVCache):
     def _resize(self, rows:int, length:int):
         "Move to tensors of another size, one after the other"
         def moved(old, *shape):
-            new = old.new_zeros(shape)                 # zeros: what is hidden gets weight 0, so it must be finite
+            new = old.new_zeros(shape)                 # what is hidden gets weight 0, so it must be finite
             both = tuple(slice(min(a, b)) for a, b in zip(old.shape, shape))
             new[both] = old[both]
             return new
@@ -139,7 +146,8 @@ def update(self:RowCache, layer:int, k_BTHD:Tensor, v_BTHD:Tensor)->tuple[Tensor
     if self.max_len == 0: k[:, :T], v[:, :T] = k_BTHD, v_BTHD              # all rows begin: one plain copy
     else:
         at = (self.positions(T), self.row_B1)[::-1]
-        k.index_put_(at, k_BTHD); v.index_put_(at, v_BTHD)
+        k.index_put_(at, k_BTHD)
+        v.index_put_(at, v_BTHD)
     return k[:, :S], v[:, :S]
 
 @patch
@@ -183,12 +191,12 @@ def leave(self:RowCache,
 @dataclass(eq=False)
 class Row:
     "One answer in the making"
-    prompt:list                             # ids that are given
-    max_tokens:int = 256                    # ids to add at most
-    temperature:float = 0.                  # 0: always the likeliest
-    seed:int = 0                            # decides everything random in this row
-    stop_ids:frozenset = frozenset()        # the answer ends when the model chooses one of these
-    hook:Callable|None = None               # called with each id that the model chose; may return ids to force in
+    prompt:list                         # ids that are given
+    max_tokens:int = 256                # ids to add at most
+    temperature:float = 0.              # 0: always the likeliest
+    seed:int = 0                        # decides everything random in this row
+    stop_ids:frozenset = frozenset()    # the answer ends when the model chooses one of these
+    hook:Callable|None = None           # called with each id that the model chose; may return ids to force in
     ids:list = field(default_factory=list)      # what came after the prompt
     sampled:list = field(default_factory=list)  # for each: did the model choose it?
     forced:list = field(default_factory=list)   # still to be forced in
@@ -196,9 +204,9 @@ class Row:
     reason:str = ""                         # stop, length, cancel or error
     top_k:int = 0                           # sample among the k likeliest; 0: among all
     top_p:float = 0.                        # sample among the likeliest that reach p; 0: among all
-    error:Exception|None = None             # what the hook raised, where the reason is error
+    error:BaseException|None = None         # what went wrong, where the reason is error
 
-    def end(self, reason:str, error:Exception|None=None):
+    def end(self, reason:str, error:BaseException|None=None):
         "The answer is over"
         self.done, self.reason, self.error = True, reason, error
 
@@ -212,10 +220,12 @@ class Row:
         if not own: i = self.forced.pop(0)
         self.ids.append(i)
         self.sampled.append(own)
+        if vocab_size and i >= vocab_size:
+            return self.end("error", UserError("the model's logits are not finite: its weights are damaged"))
         if own and self.hook is not None:
             # a hook is somebody else's code: whatever it does wrong ends this row and no other
             try: self.forced += checked_ids(self.hook(i) or (), vocab_size)
-            except Exception as e: return self.end("error", e)
+            except (Exception, SystemExit) as e: return self.end("error", e)
         if own and i in self.stop_ids: self.end("stop")
         elif len(self.ids) >= self.max_tokens or len(self.prompt)+len(self.ids) >= limit: self.end("length")
 
@@ -250,15 +260,17 @@ def rounded(
 # %% ../nbs/15_engine.ipynb #252d0aa5
 class Engine:
     "Decodes rows together; they may be added at any time and leave when they are done"
-    patience, window = 8, 64        # steps: until a few free places are filled although more may come free; over which the cache's use is watched
+    patience = 8        # steps until a few free places are filled, although more may soon come free
+    window = 64         # steps after which memory that was not needed in them is given back
     def __init__(self,
         model:nn.Module,            # a GPT
         max_rows:int=64,            # decoded together at most
-        max_len:int|None=None,      # ids a row may hold, prompt and answer; default: twice what the model was trained on
+        max_len:int|None=None,      # ids a row may hold, prompt and answer; default: 2·seq_len
         prefill_tokens:int=2048,    # of prompts that a step reads at most while rows are being written
     ):
-        self.source, self.model, self.max_rows, self.prefill_tokens = model, rounded(model), max_rows, prefill_tokens
-        self.max_len = min(max_len or model.cfg.seq_len*2, len(model.cos))      # positions that the rotary table knows
+        self.source, self.model = model, rounded(model)
+        self.max_rows, self.prefill_tokens = max_rows, prefill_tokens
+        self.max_len = min(max_len or model.cfg.seq_len*2, len(model.cos))      # the rotary table's positions
         self.rows, self.waiting = [], []
         self.reset()
 
@@ -277,11 +289,12 @@ class Engine:
     def add(self, row:Row)->Row:
         "Queue a row, or refuse it; it starts at a step that finds a free place"
         n, V = len(row.prompt), self.model.cfg.vocab_size
-        if not 0 < n < self.max_len: raise UserError(f"the prompt has {n} tokens; this engine takes 1 to {self.max_len-1}")
+        if not 0 < n < self.max_len:
+            raise UserError(f"the prompt has {n} tokens; this engine takes 1 to {self.max_len-1}")
         row.prompt = checked_ids(row.prompt, V)
         if not math.isfinite(row.temperature): raise UserError(f"temperature {row.temperature}: use a number")
         row.top_k = min(row.top_k, V)
-        row.rng = random.Random(hash_seed(row.seed))       # Random(-1) is Random(1), so the seed is hashed first
+        row.rng = random.Random(hash_seed(row.seed))       # hashed: Random(-1) is Random(1)
         if row.max_tokens < 1: row.end("length")
         else: self.waiting.append(row)
         return row
@@ -321,8 +334,8 @@ def _choose(self:Engine,
     "Choose the next id of some rows and book it; finished rows leave"
     if all(r.temperature <= 0 for r in rows): ids_B = logits_BV.argmax(-1)
     else:
-        knobs = [torch.tensor(x).to(logits_BV.device) for x in zip(*((r.rng.random(), r.temperature, r.top_k, r.top_p) for r in rows))]
-        ids_B = sample(logits_BV, *knobs)
+        settings = zip(*((r.rng.random(), r.temperature, r.top_k, r.top_p) for r in rows))
+        ids_B = sample(logits_BV, *(torch.tensor(x).to(logits_BV.device) for x in settings))
     for r, i in zip(rows, ids_B.tolist()): r.take(i, self.max_len, self.model.cfg.vocab_size)
     self._drop()
 
@@ -344,7 +357,7 @@ def _prefill(self:Engine,
     new:list[Row],   # rows that find a place
 ):
     "Read the prompts of new rows, equal ones once, and choose each row's first token"
-    if not self.rows and self.model is not self.source:                 # begins from idle: take over what was learned meanwhile
+    if not self.rows and self.model is not self.source:       # idle: take over what was learned meanwhile
         for mine, theirs in zip(self.model.parameters(), self.source.parameters()): mine.copy_(theirs)
     asking = {}                                                         # the rows of each prompt
     for row in new: asking.setdefault(tuple(row.prompt), []).append(row)
@@ -363,7 +376,7 @@ def _read(self:Engine,
     cache = RowCache(self.model, len(lens), max(lens), begun=len(lens))
     logits_BV = self.model(ids_BT, cache=cache, last=last_B)[:, 0]
     cache.set_lengths(lens)
-    if self.model.cfg.smear: cache.prev_BC = self.model.last_embed(ids_BT, last_B)          # the pass left the padding's there
+    if self.model.cfg.smear: cache.prev_BC = self.model.last_embed(ids_BT, last_B)   # not the padding's
     rows = [row for same in asking for row in same]
     source = [i for i, same in enumerate(asking) for _ in same]
     self.cache.join(cache, source)
@@ -420,11 +433,14 @@ def generate(self:Engine,
     hook:Callable|None=None,       # called once a row: makes that row's hook
     top_k:int=0,                   # sample among the k likeliest; 0: among all
     top_p:float=0.,                # sample among the likeliest that reach p; 0: among all
-    first:int=0,                   # number of the first prompt: the seed of a row is made from (seed, first+i, j)
+    first:int=0,                   # number of the first prompt: a row's seed comes from (seed, first+i, j)
 )->list[Row]:                      # in the order of the prompts, samples side by side
     "All answers to a list of prompts"
-    rows = [Row(list(p), max_tokens, temperature, hash_seed(seed, first+i, j), frozenset(stop_ids), hook() if hook else None, top_k=top_k, top_p=top_p)
-            for i, p in enumerate(prompts) for j in range(num_samples)]
+    def row(prompt, i, j):
+        return Row(list(prompt), max_tokens, temperature, hash_seed(seed, first+i, j), stop_ids,
+                   hook() if hook else None, top_k=top_k, top_p=top_p)
+    stop_ids = frozenset(stop_ids)
+    rows = [row(prompt, i, j) for i, prompt in enumerate(prompts) for j in range(num_samples)]
     try:
         for r in rows: self.add(r)
         while not all(r.done for r in rows): self.step()
@@ -432,7 +448,7 @@ def generate(self:Engine,
         for r in rows:
             if not r.done: self.cancel(r)          # an error or Ctrl-C leaves nothing behind
     if failed := [r for r in rows if r.reason == "error"]:
-        print0(f"engine: {len(failed)} of {len(rows)} answers ended because their hook failed; the first: {failed[0].error!r}")
+        print0(f"engine: {len(failed)} of {len(rows)} answers failed; the first: {failed[0].error!r}")
     return rows
 
 # %% ../nbs/15_engine.ipynb #024e2745
@@ -448,10 +464,15 @@ def stream(self:Engine,
     top_p:float=0.,                # sample among the likeliest that reach p; 0: among all
 )->Iterator[tuple[int,bool]]:      # (id, did the model choose it?)
     "The ids of one answer as they come; closing the iterator takes the row out"
-    row, k = self.add(Row(list(prompt), max_tokens, temperature, seed, frozenset(stop_ids), hook() if hook else None, top_k=top_k, top_p=top_p)), 0
+    row = Row(list(prompt), max_tokens, temperature, seed, frozenset(stop_ids), hook() if hook else None,
+              top_k=top_k, top_p=top_p)
+    self.add(row)
+    k = 0
     try:
         while k < len(row.ids) or not row.done:
             if k == len(row.ids): self.step()
-            while k < len(row.ids): yield row.ids[k], row.sampled[k]; k += 1
+            while k < len(row.ids):
+                yield row.ids[k], row.sampled[k]
+                k += 1
         if row.error: raise row.error
     finally: self.cancel(row)

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['NOT_BUILT', 'LOCAL', 'BURST', 'Job', 'Worker', 'Parts', 'joined', 'content_of', 'Reply', 'event', 'ApiError',
-           'closing', 'Limits', 'number', 'count', 'check_content', 'check_messages', 'with_system', 'Ask', 'flag',
-           'check_prompt', 'read_ask', 'read_body', 'host_name', 'is_address', 'Hosts', 'Answer', 'Service', 'page',
-           'make_app', 'guarded', 'descriptors', 'listen', 'LogLimit', 'web_server', 'serving', 'main']
+           'closing', 'Limits', 'number', 'count', 'wrong', 'check_content', 'check_messages', 'with_system', 'Ask',
+           'flag', 'check_prompt', 'no_model', 'read_ask', 'read_body', 'host_name', 'is_address', 'Hosts', 'Answer',
+           'Service', 'page', 'make_app', 'guarded', 'descriptors', 'listen', 'LogLimit', 'web_server', 'serving',
+           'main']
 
 # %% ../nbs/22_serve.ipynb #a7830420
 import asyncio, base64, hashlib, ipaddress, json, logging, queue, random, re, socket, threading, time, uuid
@@ -35,7 +36,7 @@ class Worker(threading.Thread):
     def __init__(self,
         model,                    # a GPT
         max_rows:int=8,           # answers written at once; more wait
-        prefill_tokens:int=512,   # of prompts that a step reads while answers are being written: the bound of everybody's delay
+        prefill_tokens:int=512,   # of prompts that a step reads at most: this bounds everybody's delay
     ):
         super().__init__(daemon=True, name="engine")
         self.engine = Engine(model, max_rows=max_rows, prefill_tokens=prefill_tokens)
@@ -72,7 +73,7 @@ def _read_inbox(self:Worker):
         if word == "stop": self.on = False
         elif word == "add":
             try: self.engine.add(job.row)
-            except Exception as error: self._say(job, [], error=error)      # a row that the engine refuses harms nobody else
+            except Exception as error: self._say(job, [], error=error)      # refused: nobody else is harmed
             else: self.jobs.append(job)
         elif job in self.jobs:
             self._drop(job)
@@ -129,12 +130,20 @@ class Parts:
         self.closes = {tok.special(f"<|{k}_end|>"): k for k in ("python", "output")}
     def push(self, i):
         "The parts that id `i` completes: none, one or two"
-        if i in self.opens: out = self.end(); self.kind, self.held = self.opens[i], []; return out
+        if i in self.opens:
+            out = self.end()
+            self.kind, self.held = self.opens[i], []
+            return out
         if i in self.closes and self.closes[i] == self.kind:
-            out = [dict(type=self.kind, text=self.tok.decode(self.held))]; self.kind = "text"; return out
+            out = [dict(type=self.kind, text=self.tok.decode(self.held))]
+            self.kind = "text"
+            return out
         if i >= len(self.tok.ranks): return []                                 # any other special token
-        if self.kind != "text": self.held.append(i); return []
-        return [dict(type="text", text=t)] if (t := self.text.push(i)) else []
+        if self.kind != "text":
+            self.held.append(i)
+            return []
+        text = self.text.push(i)
+        return [dict(type="text", text=text)] if text else []
     def end(self):
         "What was held back: half a character becomes U+FFFD; an unfinished call is dropped"
         t, self.text = self.text.end() if self.kind == "text" else "", StreamDecoder(self.tok)
@@ -145,7 +154,7 @@ def joined(parts):
     "Parts with neighbouring pieces of text put together"
     out = []
     for p in parts:
-        if out and p["type"] == out[-1]["type"] == "text": out[-1] = dict(type="text", text=out[-1]["text"]+p["text"])
+        if out and p["type"] == out[-1]["type"] == "text": out[-1]["text"] += p["text"]
         else: out.append(dict(type=p["type"], text=p["text"]))
     return out
 
@@ -155,18 +164,29 @@ def content_of(parts):
 
 # %% ../nbs/22_serve.ipynb #41d4487e
 class Reply:
-    "One answer in OpenAI's words: whole, or in pieces; our own `part` shows tool calls to clients that know of it"
+    "One answer in OpenAI's words, whole or in pieces; our own `part` shows tool calls to those who know it"
     def __init__(self, name, prompt_tokens):
         self.head = dict(id="chatcmpl-"+uuid.uuid4().hex[:24], created=int(time.time()), model=name)
         self.prompt_tokens = prompt_tokens
-    def usage(self, n): return dict(prompt_tokens=self.prompt_tokens, completion_tokens=n, total_tokens=self.prompt_tokens+n)
+    def usage(self, n):
+        "How many tokens were read and written"
+        return dict(prompt_tokens=self.prompt_tokens, completion_tokens=n, total_tokens=self.prompt_tokens+n)
     def whole(self, parts, reason, n):
         "The object of an answer that is not streamed"
         message = dict(role="assistant", content=content_of(parts), parts=joined(parts))
-        return dict(self.head, object="chat.completion", choices=[dict(index=0, message=message, finish_reason=reason)], usage=self.usage(n))
-    def piece(self, delta, reason=None): return dict(self.head, object="chat.completion.chunk", choices=[dict(index=0, delta=delta, finish_reason=reason)])
-    def part(self, p): return self.piece(dict(part=p, **(dict(content=p["text"]) if p["type"] == "text" else {})))
-    def last(self, n): return dict(self.head, object="chat.completion.chunk", choices=[], usage=self.usage(n))
+        choice = dict(index=0, message=message, finish_reason=reason)
+        return dict(self.head, object="chat.completion", choices=[choice], usage=self.usage(n))
+    def piece(self, delta, reason=None):
+        "A piece of a stream"
+        choice = dict(index=0, delta=delta, finish_reason=reason)
+        return dict(self.head, object="chat.completion.chunk", choices=[choice])
+    def part(self, p):
+        "A piece that holds a part; its text, if it is text, also as OpenAI's `content`"
+        text = dict(content=p["text"]) if p["type"] == "text" else {}
+        return self.piece(dict(part=p, **text))
+    def last(self, n):
+        "The piece that counts the tokens"
+        return dict(self.head, object="chat.completion.chunk", choices=[], usage=self.usage(n))
 
 def event(obj):
     "One server-sent event"
@@ -176,8 +196,10 @@ def event(obj):
 class ApiError(Exception):
     "What is wrong with a request, in OpenAI's form"
     def __init__(self, message, status=400, param=None, code=None):
-        super().__init__(message); self.status, self.param, self.code = status, param, code
+        super().__init__(message)
+        self.status, self.param, self.code = status, param, code
     def body(self):
+        "The object that clients know"
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         return dict(error=dict(message=str(self), type=kind, param=self.param, code=self.code))
 
@@ -194,7 +216,7 @@ class Limits:
     max_tokens:int = 4096        # of one answer
     rows:int = 8                 # answers written at once: each owns a row of the cache
     waiting:int = 64             # answers that may queue behind them
-    connections:int = 512        # open at once; the one that has been idle longest makes room for a new one
+    connections:int = 512        # open at once; the one waited for longest makes room for a new one
     head_seconds:float = 10.     # for a request's first lines to arrive, and between two requests
     write_seconds:float = 20.    # for a client to read what it was sent
 
@@ -210,7 +232,8 @@ def number(
     v = body.get(name)
     if v is None: return default
     if isinstance(v, bool) or not isinstance(v, int if whole else (int, float)) or not lo <= v <= hi:
-        raise ApiError(f"{name} must be {'a whole number' if whole else 'a number'} from {lo} to {hi}", param=name)
+        kind = "a whole number" if whole else "a number"
+        raise ApiError(f"{name} must be {kind} from {lo} to {hi}", param=name)
     return v
 
 # %% ../nbs/22_serve.ipynb #d339d39b
@@ -228,6 +251,10 @@ def count(
     return most if v in unbounded else min(v, most)
 
 # %% ../nbs/22_serve.ipynb #2d9b7fb1
+def wrong(message):
+    "The error of a message that the chat template can't take"
+    return ApiError(message, param="messages")
+
 def check_content(
     content,     # a string, or a list of parts
     role:str,    # whose
@@ -235,17 +262,17 @@ def check_content(
 ):               # the same, or an `ApiError`
     "Content that the chat template can take"
     kinds = ("text", "python", "output") if role == "assistant" else ("text",)
-    if content is None and role == "assistant": content = ""                # as OpenAI's form has it where nothing was said
+    if content is None and role == "assistant": content = ""            # OpenAI's form of "nothing was said"
     if isinstance(content, list):
         for p in content:
             if not isinstance(p, dict) or p.get("type") not in kinds:
-                raise ApiError(f"{where}: a part of the {role}'s content must have type {' or '.join(kinds)}", param="messages")
-            if not isinstance(p.get("text"), str): raise ApiError(f"{where}: a part must hold text as a string", param="messages")
+                raise wrong(f"{where}: a part of the {role}'s content must have type {' or '.join(kinds)}")
+            if not isinstance(p.get("text"), str): raise wrong(f"{where}: a part must hold text as a string")
         content = [dict(type=p["type"], text=p["text"]) for p in content]
-    elif not isinstance(content, str): raise ApiError(f"{where}: content must be a string or a list of parts", param="messages")
+    elif not isinstance(content, str): raise wrong(f"{where}: content must be a string or a list of parts")
     if role == "assistant": return content
     text = content if isinstance(content, str) else content_of(content)
-    if not text.strip(): raise ApiError(f"{where}: content is empty", param="messages")
+    if not text.strip(): raise wrong(f"{where}: content is empty")
     return text
 
 # %% ../nbs/22_serve.ipynb #2c2647c7
@@ -254,17 +281,19 @@ def check_messages(
     most:int=200,    # how many at the most
 )->list:             # messages for `render_prompt`, the last one the user's
     "Messages that the chat template can take, or an `ApiError` that says which one is wrong"
-    if not isinstance(messages, list) or not messages: raise ApiError("messages must be a list that is not empty", param="messages")
-    if len(messages) > most: raise ApiError(f"{len(messages)} messages: at most {most} are read", param="messages")
+    if not isinstance(messages, list) or not messages:
+        raise wrong("messages must be a list that is not empty")
+    if len(messages) > most: raise wrong(f"{len(messages)} messages: at most {most} are read")
     system, out = [], []
     for i, m in enumerate(messages):
         role = m.get("role") if isinstance(m, dict) else None
-        if role not in (("system", "developer", "user", "assistant") if not out else ("user", "assistant")):
-            raise ApiError(f"messages[{i}]: role must be user or assistant (system only in the first messages), not {str(role)[:40]!r}", param="messages")
+        if role not in (("user", "assistant") if out else ("system", "developer", "user", "assistant")):
+            raise wrong(f"messages[{i}]: role must be user or assistant (system only in the first messages), "
+                        f"not {str(role)[:40]!r}")
         content = check_content(m.get("content"), role, f"messages[{i}]")
         if role in ("user", "assistant"): out.append(dict(role=role, content=content))
         else: system.append(content)
-    if not out or out[-1]["role"] != "user": raise ApiError("the last message must be the user's", param="messages")
+    if not out or out[-1]["role"] != "user": raise wrong("the last message must be the user's")
     return with_system("\n\n".join(system), out)
 
 def with_system(
@@ -292,17 +321,23 @@ class Ask:
     usage:bool           # with the number of tokens at a stream's end?
     def row(self, tok):
         "The row that the engine will write"
-        return Row(self.prompt, self.max_tokens, self.temperature, self.seed, frozenset(stop_ids(tok)), ToolUse(tok), top_k=self.top_k, top_p=self.top_p)
+        stops = frozenset(stop_ids(tok))
+        return Row(self.prompt, self.max_tokens, self.temperature, self.seed, stops, ToolUse(tok),
+                   top_k=self.top_k, top_p=self.top_p)
 
 # fields that would change the answer, with the values that ask for nothing new
-NOT_BUILT = dict(n=(1,), best_of=(1,), stop=([], "", [""]), tools=([],), tool_choice=("none", "auto"), functions=([],), function_call=("none", "auto"),
-                 logprobs=(False,), top_logprobs=(0,), logit_bias=({},), frequency_penalty=(0,), presence_penalty=(0,), repetition_penalty=(1,), min_p=(0,),
-                 response_format=({"type": "text"},), modalities=(["text"],))
+NOT_BUILT = dict(
+    n=(1,), best_of=(1,), stop=([], "", [""]), logprobs=(False,), top_logprobs=(0,), logit_bias=({},),
+    tools=([],), tool_choice=("none", "auto"), functions=([],), function_call=("none", "auto"),
+    frequency_penalty=(0,), presence_penalty=(0,), repetition_penalty=(1,), min_p=(0,),
+    response_format=({"type": "text"},), modalities=(["text"],),
+)
 
 def flag(body, name):
     "A true or false of a request"
-    if not isinstance(body.get(name, False), (bool, type(None))): raise ApiError(f"{name} must be true or false", param=name)
-    return bool(body.get(name))
+    value = body.get(name)
+    if not isinstance(value, (bool, type(None))): raise ApiError(f"{name} must be true or false", param=name)
+    return bool(value)
 
 # %% ../nbs/22_serve.ipynb #ec866e2a
 def check_prompt(
@@ -311,9 +346,13 @@ def check_prompt(
     max_len:int,     # tokens that a row of the cache can hold
 )->list:             # ids
     "Ids of a conversation that leave room for an answer"
-    too_long = lambda n: ApiError(f"the conversation has {n} tokens, and the model reads fewer than {max_len}: shorten it, or start a new one", param="messages", code="context_length_exceeded")
-    size = sum(len(p["text"]) for m in messages for p in ([dict(text=m["content"])] if isinstance(m["content"], str) else m["content"]))
-    least = size//max(map(len, tok.ranks))                       # no token is longer than the longest
+    def too_long(n):
+        words = f"the conversation has {n} tokens, and the model reads fewer than {max_len}: "
+        words += "shorten it, or start a new one"
+        return ApiError(words, param="messages", code="context_length_exceeded")
+    contents = [m["content"] for m in messages]
+    texts = [t for c in contents for t in ([c] if isinstance(c, str) else [p["text"] for p in c])]
+    least = sum(map(len, texts))//max(map(len, tok.ranks))       # no token is longer than the longest
     if least >= max_len: raise too_long(f"at least {least}")
     try: ids = render_prompt(tok, messages)
     except UserError as e: raise ApiError(str(e), param="messages")
@@ -321,6 +360,11 @@ def check_prompt(
     return ids
 
 # %% ../nbs/22_serve.ipynb #d7c4b51f
+def no_model(asked, name):
+    "The error of a client that asks for another model than `name`"
+    words = f"there is no model {asked[:80]!r} here: this server has {name!r}"
+    return ApiError(words, 404, "model", "model_not_found")
+
 def read_ask(
     body,            # parsed JSON
     tok,             # a Tokenizer
@@ -331,11 +375,13 @@ def read_ask(
     "The gate: a request that the engine can safely obey"
     if not isinstance(body, dict): raise ApiError("the body must be a JSON object")
     if body.get("model") not in (None, name):
-        raise ApiError(f"there is no model {str(body['model'])[:80]!r} here: this server has {name!r}", 404, "model", "model_not_found")
+        raise no_model(str(body["model"]), name)
     for k, fine in NOT_BUILT.items():
-        if body.get(k) is not None and body[k] not in fine: raise ApiError(f"{k} is not supported here: leave it out", param=k, code="unsupported_parameter")
+        if body.get(k) is not None and body[k] not in fine:
+            raise ApiError(f"{k} is not supported here: leave it out", param=k, code="unsupported_parameter")
     options = body.get("stream_options") or {}
-    if not isinstance(options, dict): raise ApiError("stream_options must be an object", param="stream_options")
+    if not isinstance(options, dict):
+        raise ApiError("stream_options must be an object", param="stream_options")
     prompt = check_prompt(check_messages(body.get("messages"), limits.messages), tok, max_len)
     room = min(limits.max_tokens, max_len-len(prompt))
     top_k = count(body, "top_k", tok.vocab_size, unbounded=(-1, 0))
@@ -371,7 +417,8 @@ async def read_body(
     from starlette.requests import ClientDisconnect
     try: return json.loads(await asyncio.wait_for(take(), limits.body_seconds))
     except ClientDisconnect: raise ApiError("the client closed the request", 499)
-    except asyncio.TimeoutError: raise ApiError(f"the body did not arrive within {limits.body_seconds:g} seconds", 408)
+    except asyncio.TimeoutError:
+        raise ApiError(f"the body did not arrive within {limits.body_seconds:g} seconds", 408)
     except (ValueError, RecursionError): raise ApiError("the body is not valid JSON")
 
 # %% ../nbs/22_serve.ipynb #1a1ca9d5
@@ -397,12 +444,13 @@ class Hosts:
     def __init__(self, *names):
         self.names, self.any_address = set(LOCAL), False
         for name in names:
-            if not host_name(name): raise UserError(f"allowed_hosts: {name!r} is no host name; write it without http:// and without a path")
+            if not host_name(name):
+                raise UserError(f"allowed_hosts: {name!r} is no host name; write it without http:// and path")
             self.names.add(host_name(name))
     def bind(self,
         address:str,   # that the server listens on
     ):
-        "Answer to this address too; where it stands for all, to every address in numbers and to this machine's name"
+        "Answer to this address too; one that means all adds every address in numbers and this machine's name"
         self.names.add(f"[{address.lower()}]" if ":" in address else address.lower())
         if address in ("0.0.0.0", "::"):
             self.any_address = True
@@ -422,7 +470,8 @@ class Answer:
 class Service:
     "A model behind a gate: requests in, parts out"
     def __init__(self, model, tok, meta=None, limits=None, hosts=None):
-        self.model, self.tok, self.meta, self.limits, self.hosts = model, tok, meta or {}, limits or Limits(), hosts or Hosts()
+        self.model, self.tok, self.meta = model, tok, meta or {}
+        self.limits, self.hosts = limits or Limits(), hosts or Hosts()
         self.name = self.meta.get("name") or "nanochat"
         self.open, self.worker, self.closing = set(), None, False
     def start(self):
@@ -434,20 +483,27 @@ class Service:
         self.closing = True
         for answer in list(self.open): self.hear(answer, ([], "", closing()))
         self.worker.inbox.put(("stop", None))
-    def stop(self): self.worker.stop(2.)
+    def stop(self):
+        "End the engine's thread"
+        self.worker.stop(2.)
     def card(self):
         "The model as /v1/models shows it; params and context are ours"
-        context = self.worker.engine.max_len
-        return dict(id=self.name, object="model", created=int(self.meta.get("created", 0)), owned_by="nanochat", params=n_params(self.model)[0], context=context)
-    def read(self, body): return read_ask(body, self.tok, self.name, self.worker.engine.max_len, self.limits)
+        created = int(self.meta.get("created", 0))
+        ours = dict(params=n_params(self.model)[0], context=self.worker.engine.max_len)
+        return dict(id=self.name, object="model", created=created, owned_by="nanochat", **ours)
+    def read(self, body):
+        "The gate"
+        return read_ask(body, self.tok, self.name, self.worker.engine.max_len, self.limits)
     def take(self, ask):
         "A place for an answer, now or not at all: no `await` may come between the check and the taking"
         if self.closing: raise closing()
-        if len(self.open) >= self.limits.rows+self.limits.waiting:
-            raise ApiError(f"{len(self.open)} answers are being written: try again in a moment", 503, code="overloaded")
+        n = len(self.open)
+        if n >= self.limits.rows+self.limits.waiting:
+            raise ApiError(f"{n} answers are being written: try again in a moment", 503, code="overloaded")
         loop, answer = asyncio.get_running_loop(), Answer(ask, asyncio.Queue())
+        def tell(*news): loop.call_soon_threadsafe(self.hear, answer, news)
         self.open.add(answer)
-        answer.job = self.worker.submit(ask.row(self.tok), lambda *news: loop.call_soon_threadsafe(self.hear, answer, news))
+        answer.job = self.worker.submit(ask.row(self.tok), tell)
         return answer
     def hear(self, answer, news):
         "News of a row; when it has ended, its place is free, however slowly its reader reads"
@@ -464,7 +520,8 @@ async def news(self:Service, answer):
     while answer.news.empty():
         try: return await asyncio.wait_for(answer.news.get(), 1.)
         except asyncio.TimeoutError:
-            if not self.worker.is_alive(): raise ApiError("the engine has stopped: start the server again", 503, code="closing")
+            if not self.worker.is_alive():
+                raise ApiError("the engine has stopped: start the server again", 503, code="closing")
     return answer.news.get_nowait()
 
 @patch
@@ -501,7 +558,7 @@ async def whole(self:Service, answer, request):
     "The object of one answer; None where the client has hung up"
     async def gather(): return [x async for x in self.parts(answer)]
     task = asyncio.create_task(gather())
-    task.add_done_callback(lambda t: t.cancelled() or t.exception())         # an error that nobody is left to see is no news for the log
+    task.add_done_callback(lambda t: t.cancelled() or t.exception())   # or asyncio would log an error unseen
     try:
         while not task.done():
             await asyncio.wait({task}, timeout=.25)
@@ -519,8 +576,15 @@ def page():
     def only(tag):
         text = re.search(f"<{tag}>(.*?)</{tag}>", html, re.S)[1]
         return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-    policy = f"default-src 'none'; script-src {only('script')}; style-src {only('style')}; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    return html, {"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
+    policy = ["default-src 'none'", f"script-src {only('script')}", f"style-src {only('style')}",
+              "img-src data:", "connect-src 'self'", "base-uri 'none'", "form-action 'none'",
+              "frame-ancestors 'none'"]
+    return html, {
+        "Content-Security-Policy": "; ".join(policy),
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-cache",
+    }
 
 # %% ../nbs/22_serve.ipynb #3d3475c6
 def make_app(
@@ -542,13 +606,15 @@ def make_app(
         svc.start()
         try: yield
         finally: svc.stop()
-    app = FastAPI(title="nanochat", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)   # FastAPI's own pages load scripts from elsewhere
+    # no pages of FastAPI's own: they load scripts from elsewhere
+    app = FastAPI(title="nanochat", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.state.service = svc
 
     class EventStream(StreamingResponse):
         "A stream of events that drops its row however it ends"
         def __init__(self, answer):
-            super().__init__(svc.stream(answer), media_type="text/event-stream", headers={**no_store, "X-Accel-Buffering": "no"})
+            headers = {**no_store, "X-Accel-Buffering": "no"}
+            super().__init__(svc.stream(answer), media_type="text/event-stream", headers=headers)
             self.answer = answer
         async def __call__(self, scope, receive, send):
             try: await super().__call__(scope, receive, send)
@@ -561,41 +627,45 @@ def make_app(
             if scope["type"] != "http": return await self.app(scope, receive, send)
             host = next((v.decode("latin-1") for k, v in scope["headers"] if k == b"host"), "")
             if host in svc.hosts: return await self.app(scope, receive, send)
-            e = ApiError(f"this server does not answer to the name {host[:80]!r}: allow it with --allowed_hosts", 403, code="host_not_allowed")
-            await JSONResponse(e.body(), e.status)(scope, receive, send)
+            words = f"this server does not answer to the name {host[:80]!r}: allow it with --allowed_hosts"
+            await failure(ApiError(words, 403, code="host_not_allowed"))(scope, receive, send)
     app.add_middleware(OwnNames)
 
+    def failure(e, headers=None):
+        "An error as an answer"
+        if e.status == 503: headers = {"Retry-After": "1"}
+        return JSONResponse(e.body(), e.status, headers=headers)
     @app.exception_handler(ApiError)
-    async def api_error(request, e): return JSONResponse(e.body(), e.status, headers={"Retry-After": "1"} if e.status == 503 else None)
-    @app.exception_handler(Exception)
-    async def our_error(request, e): return JSONResponse(ApiError("the server failed on this request", 500).body(), 500)      # the log has the rest
+    async def api_error(request, e): return failure(e)
+    @app.exception_handler(Exception)       # the log has the rest
+    async def our_error(request, e): return failure(ApiError("the server failed on this request", 500))
     @app.exception_handler(HTTPException)
     async def http_error(request, e):
-        return JSONResponse(ApiError(f"{request.method} {request.url.path}: {e.detail}", e.status_code).body(), e.status_code, headers=e.headers)
+        return failure(ApiError(f"{request.method} {request.url.path}: {e.detail}", e.status_code), e.headers)
 
     def get(path): return app.api_route(path, methods=["GET", "HEAD"])
+    html, headers = page()
     @get("/")
-    async def root():
-        html, headers = page()
-        return HTMLResponse(html, headers=headers)
+    async def root(): return HTMLResponse(html, headers=headers)
     @get("/health")
     async def health():
         alive = svc.worker.is_alive()
-        state = dict(status="ok" if alive else "dead", model=svc.name, open=len(svc.open), tokens=svc.worker.tokens)
-        return JSONResponse(state, 200 if alive else 503)
+        state = dict(status="ok" if alive else "dead", model=svc.name)
+        return JSONResponse(dict(state, open=len(svc.open), tokens=svc.worker.tokens), 200 if alive else 503)
     @get("/v1/models")
     @get("/v1/models/")
     async def models(): return dict(object="list", data=[svc.card()])
     @get("/v1/models/{name:path}")
     async def one_model(name:str):
-        if name != svc.name: raise ApiError(f"there is no model {name[:80]!r} here: this server has {svc.name!r}", 404, "model", "model_not_found")
+        if name != svc.name: raise no_model(name, svc.name)
         return svc.card()
     @app.post("/v1/chat/completions")
     async def chat(request:Request):
         answer = svc.take(svc.read(await read_body(request, svc.limits)))
         if answer.ask.stream: return EventStream(answer)
         whole = await svc.whole(answer, request)
-        return JSONResponse(whole, headers=no_store) if whole else Response(status_code=499)      # the client has gone; nobody reads this
+        if whole is None: return Response(status_code=499)            # the client has gone
+        return JSONResponse(whole, headers=no_store)
     return app
 
 # %% ../nbs/22_serve.ipynb #18039ef0
@@ -605,8 +675,8 @@ def guarded(
     "A connection that does not wait for ever"
     import h11
     from uvicorn.protocols.http.h11_impl import H11Protocol, STATUS_PHRASES
-    silent, most = {}, min(limits.connections, descriptors())      # connections between requests, the one that has been silent longest first
-    alive = set()
+    most = min(limits.connections, descriptors())
+    alive, waited_for = set(), {}     # all connections; those whose clients keep us waiting, longest first
 
     class Guarded(H11Protocol):
         "uvicorn's connection, with deadlines"
@@ -616,7 +686,7 @@ def guarded(
             super().connection_made(transport)
             alive.add(self)
             self.expect()
-            if len(alive) > most: next(iter(silent)).cut()
+            if len(alive) > most: next(iter(waited_for)).cut()
 
         def connection_lost(self, exc):
             self.forget()
@@ -625,7 +695,7 @@ def guarded(
         def forget(self):
             "Not counted any more, and no timer runs"
             alive.discard(self)
-            silent.pop(self, None)
+            waited_for.pop(self, None)
             for timer in (self.head, self.unread):
                 if timer: timer.cancel()
 
@@ -634,26 +704,34 @@ def guarded(
             self.forget()
             self.transport.abort()
 
+        def weigh(self):
+            "Do we wait for this client? It has not said all that it wants to say, or it does not read"
+            if self not in alive: return
+            answering = self.cycle and not self.cycle.response_complete and not self.cycle.more_body
+            if answering and not self.flow.write_paused: waited_for.pop(self, None)
+            else: waited_for.setdefault(self)
+
         def expect(self):
             "A request should come now"
-            silent[self] = None
+            waited_for.pop(self, None)
+            waited_for[self] = None
             if self.head: self.head.cancel()
             self.head = self.loop.call_later(limits.head_seconds, self.too_late)
 
         def too_late(self):
             "It did not come"
             if self.conn.our_state is h11.IDLE and self.conn.trailing_data[0]:
-                self.refuse(ApiError(f"the request did not arrive within {limits.head_seconds:g} seconds", 408))
+                self.refuse(ApiError(f"no request arrived within {limits.head_seconds:g} seconds", 408))
             self.transport.close()
             self.unread = self.loop.call_later(limits.write_seconds, self.cut)
 
         def handle_events(self):
             before = self.cycle
             super().handle_events()
-            if self.cycle is not before and not self.cycle.response_complete:         # a request has begun
-                silent.pop(self, None)
-                self.head.cancel()
-            if getattr(getattr(self.conn, "_reader", None), "_bytes_in_chunk", 0) > limits.body_bytes:
+            if self.cycle is not before: self.head.cancel()           # a request has begun
+            self.weigh()
+            reader = getattr(self.conn, "_reader", None)         # h11 has no public word for a chunk's size
+            if getattr(reader, "_bytes_in_chunk", 0) > limits.body_bytes:
                 self.refuse(ApiError(f"the body is longer than {limits.body_bytes} bytes", 413))
 
         def on_response_complete(self):
@@ -662,10 +740,12 @@ def guarded(
 
         def pause_writing(self):
             super().pause_writing()
+            self.weigh()
             self.unread = self.loop.call_later(limits.write_seconds, self.cut)
 
         def resume_writing(self):
             super().resume_writing()
+            self.weigh()
             if self.unread and not self.transport.is_closing(): self.unread.cancel()
 
         def send_400_response(self, msg): self.refuse(ApiError(msg))
@@ -674,9 +754,12 @@ def guarded(
             "Answer without asking the app, and close"
             if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE) and not self.transport.is_closing():
                 body = json.dumps(error.body()).encode()
-                headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
-                start = h11.Response(status_code=error.status, headers=headers, reason=STATUS_PHRASES[error.status])
-                for part in (start, h11.Data(data=body), h11.EndOfMessage()): self.transport.write(self.conn.send(part))
+                headers = [("content-type", "application/json"), ("content-length", str(len(body)))]
+                headers.append(("connection", "close"))
+                reason = STATUS_PHRASES[error.status]
+                start = h11.Response(status_code=error.status, headers=headers, reason=reason)
+                for part in (start, h11.Data(data=body), h11.EndOfMessage()):
+                    self.transport.write(self.conn.send(part))
             if self.cycle:
                 self.cycle.disconnected = True                # the app's own answer would come too late
                 self.cycle.message_event.set()
@@ -688,14 +771,14 @@ def guarded(
 
     return Guarded
 
-BURST = 16     # connections accepted in one turn of the event loop; the others wait in the kernel's queue
+BURST = 8      # connections accepted in one turn of the event loop; the others wait in the kernel's queue
 
 def descriptors()->int:
     "How many connections this process has descriptors for"
     try: import resource
     except ImportError: return 512                             # Windows
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return max(8, most-8*BURST-64) if most != resource.RLIM_INFINITY else 1<<20
+    return max(8, most-4*BURST-64) if most != resource.RLIM_INFINITY else 1<<20
 
 # %% ../nbs/22_serve.ipynb #c62fa620
 def listen(
@@ -708,10 +791,13 @@ def listen(
     except OSError as e: raise UserError(f"host {host!r} is no address of this machine ({e.strerror or e})")
     s = socket.socket(family, kind, proto)
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try: s.bind(addr); s.listen(128)
+    try:
+        s.bind(addr)
+        s.listen(128)
     except OSError as e:
         s.close()
-        raise UserError(f"can't listen on {host} port {port} ({e.strerror}): stop what uses it, or choose another with --port (0 takes any free one)")
+        raise UserError(f"can't listen on {host} port {port} ({e.strerror}): stop what uses it, "
+                        "or choose another with --port (0 takes any free one)")
     return s
 
 # %% ../nbs/22_serve.ipynb #0b609d23
@@ -726,15 +812,17 @@ class LogLimit(logging.Filter):
     def filter(self, record):
         now = time.monotonic()
         if now-self.begun > self.seconds:
-            if self.n > self.most: record.msg, record.args = f"{record.getMessage()} ({self.n-self.most} lines before this one were left out)", ()
+            if self.n > self.most:
+                record.msg = f"{record.getMessage()} ({self.n-self.most} lines before this one were left out)"
+                record.args = ()
             self.begun, self.n = now, 0
         self.n += 1
         return self.n <= self.most
 
 def web_server(
-    app,             # what `make_app` returns
-    address:str="127.0.0.1",   # that it listens on
-):                   # a server; run(sockets=[...]) serves
+    app,                        # what `make_app` returns
+    address:str="127.0.0.1",    # that it listens on
+):                              # a server; run(sockets=[...]) serves
     "uvicorn, quiet, with deadlines and a quick end, for one app"
     import uvicorn
     svc = app.state.service
@@ -746,24 +834,29 @@ def web_server(
     class Server(uvicorn.Server):
         async def startup(self, sockets=None):
             await super().startup(sockets)
-            for s in sockets or (): s.listen(1024)            # uvicorn's backlog is two things: how many queue, and how many are accepted in one turn
+            # `backlog` means two things to asyncio: how many may queue, and how many are accepted in one turn
+            for s in sockets or (): s.listen(1024)
         async def shutdown(self, sockets=None):
             svc.close()
             for s in self.servers: s.close()
-            busy = lambda: [c for c in self.server_state.connections if c.cycle and not c.cycle.response_complete]
-            for c in busy():
+            for c in self.busy():
                 if c.cycle.more_body: c.refuse(closing())         # still sending: told at once
             await self.settle(2.)
-            for c in busy(): c.cut()                              # told, but not reading
+            for c in self.busy(): c.cut()                         # told, but not reading
             await self.settle(.5)
             await super().shutdown(sockets)
+        def busy(self):
+            "Connections whose request is not answered to the end"
+            return [c for c in self.server_state.connections if c.cycle and not c.cycle.response_complete]
         async def settle(self, seconds):
             "Wait until no request is being served, but not longer than this"
             end = time.monotonic()+seconds
-            while self.server_state.tasks and time.monotonic() < end and not self.force_exit: await asyncio.sleep(.02)
+            while self.server_state.tasks and time.monotonic() < end and not self.force_exit:
+                await asyncio.sleep(.02)
 
-    return Server(uvicorn.Config(app, http=guarded(svc.limits), ws="none", backlog=BURST, log_level="warning", log_config=None, access_log=False,
-                                 timeout_graceful_shutdown=1, server_header=False))
+    quiet = dict(log_level="warning", log_config=None, access_log=False, server_header=False)
+    ways = dict(http=guarded(svc.limits), ws="none", backlog=BURST, timeout_graceful_shutdown=1)
+    return Server(uvicorn.Config(app, **ways, **quiet))
 
 @contextmanager
 def serving(
@@ -792,7 +885,7 @@ def main(
     port:int=8000,          # 0 takes any free one
     rows:int=8,             # answers written at once; more wait
     device:str=None,        # cpu, cuda or mps; default: the best that is here
-    allowed_hosts:str="",   # further names by which the server may be called, with commas between: "chat.example,10.0.0.7"
+    allowed_hosts:str="",   # further names by which it may be called: "chat.example,10.0.0.7"
 ):
     "Serve a run's model: a chat page, and OpenAI's chat completions under /v1"
     names = [name for name in allowed_hosts.split(",") if name.strip()]
@@ -804,6 +897,7 @@ def main(
     name = f"{run}-{meta.get('stage') or stage or 'model'}"
     shown = f"[{host}]" if ":" in host else host
     print0(f"{name}: talk to it at http://{shown}:{sock.getsockname()[1]} (API under /v1; Ctrl-C ends)")
-    if host not in ("127.0.0.1", "::1", "localhost"): print0("note: everyone who can reach this machine can talk to it; there is no password")
+    if host not in ("127.0.0.1", "::1", "localhost"):
+        print0("note: everyone who can reach this machine can talk to it; there is no password")
     app = make_app(model, tok, dict(name=name, created=time.time()), Limits(rows=rows), names)
     web_server(app, host).run(sockets=[sock])

@@ -5,6 +5,14 @@ from nanochat.engine import Engine, Row, RowCache, by_length
 from nanochat.gpt import GPT, GPTConfig
 from nanochat.runtime import UserError
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    "Small models are no faster on two threads, and on a busy machine many times slower"
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
 def lively(**kw):
     "A small model of random weights everywhere: its answers depend on all that it reads"
     torch.manual_seed(0)
@@ -46,12 +54,12 @@ def raises_at(k, error):
 
 def test_a_hooks_fault_ends_its_row_and_no_other():
     m = lively(); want = answers(Engine(m, max_rows=4))
-    faults = dict(raises=lambda: raises_at(3, ValueError("broken tool")), memory=lambda: raises_at(1, MemoryError()), far=lambda: lambda i: [10**9],
+    faults = dict(raises=lambda: raises_at(3, ValueError("broken tool")), leaves=lambda: raises_at(2, SystemExit(3)), memory=lambda: raises_at(1, MemoryError()), far=lambda: lambda i: [10**9],
                   below=lambda: lambda i: [-1], text=lambda: lambda i: "ab", number=lambda: lambda i: 7, floats=lambda: lambda i: [1.5])
     for name, make in faults.items():
         for at in (0, 2, 5):
             got = answers(Engine(m, max_rows=4), hooks={at: make()})
-            assert got[at].reason == "error" and isinstance(got[at].error, Exception) and 1 <= len(got[at].ids) <= 3, name
+            assert got[at].reason == "error" and isinstance(got[at].error, (Exception, SystemExit)) and 1 <= len(got[at].ids) <= 3, name
             for i in set(range(6))-{at}: assert (got[i].ids, got[i].reason, got[i].error) == (want[i].ids, want[i].reason, None), (name, at, i)
             assert got[at].ids == want[at].ids[:len(got[at].ids)]
 
@@ -166,7 +174,7 @@ def test_the_cache_never_has_room_for_more_than_is_possible():
 
 def test_the_cache_shrinks_after_a_crowd():
     e = Engine(lively(seq_len=512), max_rows=64)
-    lone = e.add(Row([1], 900)); want = Engine(lively(seq_len=512)).generate([[1]], max_tokens=900)[0].ids
+    lone = e.add(Row([1], 300)); want = Engine(lively(seq_len=512)).generate([[1]], max_tokens=300)[0].ids
     e.step()
     for i in range(60): e.add(Row([i]*100, 20, seed=i))
     crowded = 0
@@ -182,3 +190,20 @@ def test_a_cancelled_crowd_leaves_no_memory_behind():
     assert bytes_of(e.cache) > 0
     for r in rows: e.cancel(r)
     assert bytes_of(e.cache) == 0
+
+def test_logits_that_are_no_numbers_end_their_row_and_not_the_engine(monkeypatch):
+    "A draw from NaN would be an id that does not exist, and the next step would fail for everybody"
+    e, forward, calls = Engine(lively(), max_rows=4), GPT.forward, []
+    want = [r.ids for r in answers(e, 3)]
+    def spoiled(m, *args, **kw):
+        out = forward(m, *args, **kw); calls.append(1)
+        if len(calls) == 5: out[1] = float("nan")
+        return out
+    monkeypatch.setattr(GPT, "forward", spoiled)
+    rows = [e.add(Row(PROMPTS[i], 12+i, 1., seed=i)) for i in range(3)]
+    while e.step(): pass
+    assert sorted(r.reason for r in rows) == ["error", "length", "length"]
+    bad = next(r for r in rows if r.error); assert "not finite" in str(bad.error)
+    monkeypatch.setattr(GPT, "forward", forward)
+    alone = Engine(lively()).generate([[1]], max_tokens=5)[0].ids
+    assert e.generate([[1]], max_tokens=5)[0].ids == alone and [r.ids for r in answers(e, 3)] == want

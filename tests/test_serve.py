@@ -15,6 +15,14 @@ FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-back
 HTML = "<img src=x onerror=alert(9)>"
 HELLO = [dict(role="user", content="Hello there")]
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    "Small models are no faster on two threads, and on a busy machine many times slower"
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
 @pytest.fixture(scope="module")
 def tok():
     return Tokenizer.train([f"Look: {HTML} &amp; bold <b>words</b>, 6*7 makes forty-two. Hello there, what is it?"]*40, 420)
