@@ -95,8 +95,10 @@ def restore(
 def gather_state(state):
     "One dict of all processes' lanes"
     if state is None or not is_dist(): return state
-    parts = [None]*world_size(); dist.all_gather_object(parts, state)
-    return {k: v for p in parts for k, v in p.items()}
+    parts = [None]*world_size()
+    dist.all_gather_object(parts, state)
+    lanes = {number: lane for part in parts for number, lane in part.items()}
+    return {number: lanes[number] for number in sorted(lanes, key=int)}      # the order that one process writes
 
 def set_rates(opt, step, cfg):
     "This step's learning rates and Muon's momentum, which rises over the first 100 steps"
@@ -184,13 +186,14 @@ def measured(model, cfg, seconds, steps, loss, dtype):
                 peak_flops=peak, mfu=share, peak_rss_mb=peak_rss_mb(), dtype=str(dtype)[6:],
                 threads=torch.get_num_threads(), provenance=provenance())
 
-def close_stage(rdir, stage, model, cfg, dtype):
-    "Write a finished stage's results from its last checkpoint"
+def close_stage(rdir, stage, model, cfg, dtype, **more):
+    "Write a finished stage's results, and what more the stage has to say, from its last checkpoint"
     if rank(): return
     _, _, meta = last_checkpoint(rdir, stage)
     if (read_result(rdir, stage) or {}).get("steps") == meta["step"]: return     # what the stage took was measured when it ended
     r = measured(model, cfg, meta["seconds"], meta["step"], meta["loss"], dtype)
     if "tokens" in meta: r["tokens"] = meta["tokens"]
+    r.update(more)
     update_summary(rdir, seconds={stage: r["seconds"]}, tokens={stage: r["tokens"]}, params=n_params(model)[0], seed=meta["seed"], peak_rss_mb=r["peak_rss_mb"])
     save_result(rdir, stage, r)                                    # last: this file is what marks the stage as done
 

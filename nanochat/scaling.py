@@ -158,12 +158,12 @@ TIERS = dict(
     base=dict(rows=8, device_rows=8, steps=60, save_every=20, matrix_lr=0.02, embed_lr=0.2, head_lr=0.004, warmdown=0.5),
     mid=dict(rows=8, device_rows=8, steps=40, save_every=20, lr_scale=1.0, warmdown=0.5, mix=MID),
     sft=dict(rows=8, device_rows=8, steps=40, save_every=20, lr_scale=0.5, warmdown=1.0, mix=SFT),
-    rl=dict(steps=6, save_every=3, prompts=4, samples=4, max_tokens=48, lr_scale=0.1)),
+    rl=dict(steps=6, save_every=3, prompts=4, samples=4, lr_scale=0.1)),
   laptop=dict(depth=4, n_embd=128, n_head=2, vocab_size=1024, seq_len=256, tokenizer_bytes=4_000_000, lanes=4, eval_n=300, val_tokens=200_000, switches=MODERN,
     base=dict(rows=4, device_rows=4, steps=2600, save_every=600, matrix_lr=0.01, embed_lr=0.1, head_lr=0.002, warmdown=0.4),
     mid=dict(rows=4, device_rows=4, steps=1000, save_every=400, lr_scale=1.0, warmdown=0.4, mix=MID),
     sft=dict(rows=4, device_rows=4, steps=1350, save_every=400, lr_scale=1.0, warmdown=1.0, mix=SFT),
-    rl=dict(steps=60, save_every=10, prompts=28, samples=8, max_tokens=96, lr_scale=0.6)),
+    rl=dict(steps=60, save_every=10, prompts=28, samples=8, lr_scale=0.6)),
 )
 
 # %% ../nbs/13_scaling.ipynb #d40517ab

@@ -18,7 +18,7 @@ from .gpt import GPT
 from .loader import Lanes, batches, count_talks, prefetch
 from .pretrain import close_stage, run_dtype, start_stage, train_stage
 from .runtime import (UserError, checkpoints, end_dist, friendly, init_dist, newest_run, pick_device, print0,
-                              rank, read_result, run_dir, run_lock, save_result, world_size)
+                              rank, run_dir, run_lock, world_size)
 from .scaling import micro_batches
 from .tasks import Mixture, world_tasks
 from .tokenizer import Tokenizer
@@ -68,16 +68,15 @@ def note_talks(
     rdir:Path,    # the run's folder
     stage:str,    # mid or sft, finished
     seq_len:int,  # tokens in a row
-):
-    "Say how many conversations were cut and left out, and keep it in the stage's result"
+)->dict:          # conversations: how many were taken, cut and left out
+    "Say how many conversations were cut and left out; returned for the stage's result"
     file = checkpoints(rdir, stage)[-1][1]/"stream.json"
-    result = read_result(rdir, stage)
-    if rank() or not result or "conversations" in result or not file.exists(): return
+    if rank() or not file.exists(): return {}
     talks = count_talks(json.loads(file.read_text()))
     print0(f"{stage}: cut: {talks['cut']:,} of {talks['taken']:,} conversations, after the last answer "
            f"that fits in a row of {seq_len} tokens; left out: {talks['left_out']:,}, "
            "whose first answer is too long")
-    save_result(rdir, stage, dict(result, conversations=talks))
+    return dict(conversations=talks)
 
 def finetune(
     rdir:Path,         # the run's folder
@@ -98,8 +97,7 @@ def finetune(
         train_stage(rdir, stage, model, opt, stream, cfg, meta, step, seconds)
         stream.close()
     else: print0(f"{stage}: already there")
-    close_stage(rdir, stage, model, cfg, dt)
-    note_talks(rdir, stage, s["seq_len"])
+    close_stage(rdir, stage, model, cfg, dt, **note_talks(rdir, stage, s["seq_len"]))
     end_dist()
 
 # %% ../nbs/20_sft.ipynb #01b5d106
