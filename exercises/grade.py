@@ -111,7 +111,7 @@ def stems()->list[str]:
 
 def readable(value, most:int=300)->str:
     "A value that can be typed in again, with large numbers as people write them: 11.2e9, 1_000_000"
-    if type(value) is float and abs(value) >= 1e5:
+    if type(value) is float and 1e5 <= abs(value) < 1e300:
         exponent = next((e for e in (12, 9, 6, 3) if abs(value) >= 10**e), 0)
         short = f"{value/10**exponent:.15g}e{exponent}"
         return short if float(short) == value else repr(value)
