@@ -13,7 +13,7 @@ Whom the scores of files can be trusted against. Three processes take part: this
 file; the judge, which holds the grader and never runs a student's code; and the student's (student.py), which runs the
 notebook and holds no grader. Values pass between the last two as data (wire.py). Whatever the notebook does to its own
 process (exit, patches, objects that equal everything, forged messages) costs its own points and nothing else. With all
-levels of chapter 17 on, it reads no grader, solution or other file of yours, changes no file, reaches no network,
+levels of isolation on (see chapter 17), it reads no grader, solution or other file of yours, changes no file, reaches no network,
 meets hard limits of time, memory and disk, and leaves no process behind. With fewer levels (the first line of output
 says which are on) it runs with your rights as far as they go: then grade only files that you would run yourself.
 Helpers that a grader runs beside an answer (@in_child: counting writes, watching memory) are advisory: code that takes
@@ -36,7 +36,7 @@ from wire import Broken, NotData
 CELL_SECONDS = int(os.environ.get("NANOCHAT_CELL_SECONDS", 60))    # limit for one cell of a file that is graded
 CHECK_SECONDS = float(os.environ.get("NANOCHAT_CHECK_SECONDS", "inf"))   # where less is wanted than an exercise says
 FILE_SECONDS = int(os.environ.get("NANOCHAT_FILE_SECONDS", 300))   # and for all of it
-LEVELS = ("process", "limits", "namespace", "files", "syscalls")   # of isolation, from chapter 17
+LEVELS = ("process", "limits", "namespace", "mounts", "files", "syscalls")   # of isolation, as in chapter 17
 START_SECONDS = 60                                                 # what the student's process may take to start
 MOST_BYTES, MOST_FILES = 256 << 20, 5000                           # of a notebook's private folder
 
@@ -274,7 +274,6 @@ class Student:
     def __init__(self, cells:list, until:float):
         self.until, self.lost, self.over, self.buffer, self.known, self.looked = until, False, False, b"", False, 0.
         self.folder = Path(tempfile.mkdtemp(prefix="notebook-")).resolve()
-        self.furnish()
         alive, self.lifeline = os.pipe()
         self.results, answers = os.pipe()
         command = [sys.executable, "-I", "-B", "-X", "utf8", str(HERE/"student.py"), str(alive), str(answers)]
@@ -282,18 +281,12 @@ class Student:
         env = dict(HOME=home, TMPDIR=home, IPYTHONDIR=home+"/.ipython", MPLCONFIGDIR=home+"/.matplotlib", MPLBACKEND="Agg",
                    PATH=f"{Path(sys.executable).parent}:/usr/bin:/bin", LANG="C.UTF-8", CUDA_VISIBLE_DEVICES="",
                    OMP_NUM_THREADS="1", TERM="dumb", PYTHONDONTWRITEBYTECODE="1", NANOCHAT_BASE_DIR=home+"/store")
-        self.process = subprocess.Popen(command, cwd=self.folder/"exercises", env=env, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        self.process = subprocess.Popen(command, cwd=self.folder, env=env, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
                                         stderr=subprocess.DEVNULL, pass_fds=(alive, answers), start_new_session=True)
         for fd in (alive, answers): os.close(fd)
         inside = [p for p in sys.path if p and not HERE.is_relative_to(os.path.realpath(p))]
-        self.order(dict(cells=cells, folder=home, root=home, library=os.path.realpath(HERE.parent/"nanochat"), path=inside,
+        self.order(dict(cells=cells, folder=home, library=os.path.realpath(HERE.parent/"nanochat"), path=inside,
                         seconds=FILE_SECONDS, levels=os.environ.get("NANOCHAT_GRADE_LEVELS", " ".join(LEVELS)).split()))
-
-    def furnish(self)->None:
-        "A folder that looks like the course to a notebook's first cell, with the library and no exercises"
-        (self.folder/"exercises").mkdir()
-        for name in ("settings.ini", "exercises/grade.py"): (self.folder/name).touch()
-        (self.folder/"nanochat").symlink_to(HERE.parent/"nanochat")
 
     def order(self, what)->None:
         "Tell the student's process what to do; a pickle, since this side is trusted"
@@ -649,7 +642,7 @@ def folder_table(folder:Path, wanted:list[str]):
 def isolation_line(levels:set)->str:
     "Which levels were on, and what that means"
     off = [l for l in LEVELS if l not in levels]
-    if not off: return "isolation: all five levels of chapter 17 were on"
+    if not off: return f"isolation: all levels were on ({', '.join(LEVELS)})"
     told = f"isolation: without {', '.join(off)}"
     return told+" (see the top of exercises/grade.py): " + ("code can read the graders and your files" if "files" in off else "grade only files that you would run yourself")
 

@@ -30,6 +30,35 @@ MORE_CALLS = dict(
     symlinkat=266, fchmodat=268, utimensat=280, fallocate=285, accept4=288, prlimit64=302, getcpu=309, membarrier=324,
     copy_file_range=326, pidfd_open=434)
 
+def own_process()->None:
+    "Die with the keeper, and never gain rights; Landlock and seccomp ask for it"
+    from nanochat.tools import kernel
+    kernel("prctl", 1, signal.SIGKILL, 0, 0, 0)      # PR_SET_PDEATHSIG
+    kernel("prctl", 38, 1, 0, 0, 0)                  # PR_SET_NO_NEW_PRIVS
+
+def own_namespaces()->None:
+    "Users, network, IPC and processes of its own, with the same numbers for user and group as outside"
+    from nanochat.tools import kernel
+    user, group = os.geteuid(), os.getegid()
+    kernel("unshare", 0x10000000 | 0x40000000 | 0x08000000 | 0x20000000)
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
+        with suppress(OSError): Path(f"/proc/self/{name}").write_text(text)
+
+def own_folder(folder:str)->None:
+    "A file system of its own in its folder: small, in memory, and gone with the notebook"
+    from nanochat.tools import kernel
+    kernel("unshare", 0x00020000)
+    kernel("mount", b"none", b"/", None, 1 << 14 | 1 << 18, None)                  # changes stay in here: MS_REC, MS_PRIVATE
+    kernel("mount", b"tmpfs", folder.encode(), b"tmpfs", 2 | 4, b"size=256m,nr_inodes=5000,mode=700")   # no setuid, no devices
+
+def furnish(order:dict)->None:
+    "A folder that looks like the course to a notebook's first cell, with the library and no exercises"
+    folder = Path(order["folder"])
+    (folder/"exercises").mkdir()
+    for name in ("settings.ini", "exercises/grade.py"): (folder/name).touch()
+    (folder/"nanochat").symlink_to(order["library"])
+    os.chdir(folder/"exercises")
+
 def limit_use(seconds:int, own_users:bool)->None:
     "Hard limits on CPU time, memory, size of a file, open files, and processes where they are counted by themselves"
     import resource
@@ -94,16 +123,16 @@ def readable(order:dict)->list[str]:
 
 def isolate(order:dict, own_namespace:bool)->list[str]:
     "Switch every level on; the names of those that the machine grants"
-    from nanochat import tools              # its parts are used from memory when files can't be read any more
     levels = ["namespace"] if own_namespace else []
     hidden = not any(HERE.is_relative_to(os.path.realpath(p)) for p in readable(order) if os.path.exists(p))
-    steps = [("process", tools.own_process, ()), ("limits", limit_use, (order["seconds"], own_namespace)),
+    steps = [("process", own_process, ()), ("limits", limit_use, (order["seconds"], own_namespace)),
+             ("mounts", own_folder, (order["folder"],)), ("", furnish, (order,)),
              ("files", only_files, (readable(order), [order["folder"], "/dev/null"])), ("syscalls", only_calls, ())]
     for name, switch, args in steps:
         with suppress(OSError, AttributeError, ValueError, ImportError):       # refused here: the judge is told
-            if name not in order["levels"]: continue
+            if name and name not in order["levels"] or name == "mounts" and not own_namespace: continue
             switch(*args)
-            if name != "files" or hidden: levels.append(name)
+            if name and (name != "files" or hidden): levels.append(name)
     if own_namespace: drop_rights()
     return levels
 
@@ -116,7 +145,7 @@ def keep(order:dict, lifeline:int, results:int)->None:
     with suppress(OSError, AttributeError):
         kernel("prctl", 36, 1, 0, 0, 0)              # PR_SET_CHILD_SUBREAPER: orphans come here, where they are ended
         if "namespace" in order["levels"]:
-            kernel("unshare", 0x10000000 | 0x40000000 | 0x08000000 | 0x20000000)   # user, network, IPC, processes
+            own_namespaces()
             own_namespace = True
     notebook = os.fork()
     if not notebook:
@@ -276,9 +305,8 @@ class Shell:
 
 def run(order:dict, own_namespace:bool, results:int)->None:
     "Isolate this process and run the notebook's cells in it"
-    sys.path[:] = [order["root"], *order["path"]]
+    sys.path[:] = [order["folder"], *order["path"]]
     levels = isolate(order, own_namespace)
-    os.chdir(Path(order["root"])/"exercises")
     notebook = Notebook(order, results)
     stand_in = sys.modules["grade"] = type(sys)("grade")     # what `from grade import grade` finds
     stand_in.grade, stand_in.NotYet = notebook.grade, NotYet
