@@ -152,27 +152,41 @@ def in_child(helper:Callable)->Callable:
         return answer.run(helper, args) if isinstance(answer, Answer) else wire.data(helper(answer, *args))
     return run
 
+def definitions(path:Path)->tuple[list, dict]:
+    "(imports, {name: statement}) at the top of a file of graders; what is imported from its neighbours counts as its own"
+    imports, named = [], {}
+    for node in ast.parse(path.read_text("utf-8")).body:
+        neighbour = isinstance(node, ast.ImportFrom) and node.module.startswith("graders.")
+        if neighbour:
+            more, theirs = definitions(path.parent/f"{node.module[8:]}.py")
+            imports += more
+            named.update(theirs)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)) and getattr(node, "module", "") != "grade": imports.append(node)
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)): named[node.name] = node
+        elif isinstance(node, ast.Assign): named.update({n: node for n in names_in(node, ast.Store)})
+    return imports, named
+
+def names_in(node:ast.AST, use:type)->set[str]:
+    "Names that are read (ast.Load) or given a value (ast.Store) in a statement"
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, use)}
+
+@functools.cache
 def helpers_source(path:str)->str:
     "Source of all @in_child functions of a grader and of what they use, without anything else of it"
-    tree = ast.parse(Path(path).read_text("utf-8"))
-    named, wanted, imports = {}, set(), []
-    for node in tree.body:
-        if isinstance(node, (ast.Import, ast.ImportFrom)) and getattr(node, "module", None) != "grade": imports.append(node)
-        names = [node.name] if hasattr(node, "name") else [n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Assign)): named.update(dict.fromkeys(names, node))
+    imports, named = definitions(Path(path))
+    wanted = []
+    for name, node in named.items():
         marks = [d for d in getattr(node, "decorator_list", []) if isinstance(d, ast.Name) and d.id == "in_child"]
-        for d in marks:
-            node.decorator_list.remove(d)
-            wanted.add(node.name)
-    todo = list(wanted)
-    while todo:
-        inner = [n for n in ast.walk(named[todo.pop()]) if isinstance(n, (ast.Name, ast.arg))]
-        own = {n.arg for n in inner if isinstance(n, ast.arg)} | {n.id for n in inner if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-        new = {n.id for n in inner if isinstance(n, ast.Name)} & set(named) - own - wanted
-        wanted |= new
-        todo += new
-    nodes = {id(named[w]) for w in wanted}
-    return ast.unparse(ast.Module(imports+[n for n in tree.body if id(n) in nodes], []))
+        for mark in marks:
+            node.decorator_list.remove(mark)
+            wanted.append(name)
+    for name in wanted:                                     # it grows while we go through it
+        own = names_in(named[name], ast.Store) | {n.arg for n in ast.walk(named[name]) if isinstance(n, ast.arg)}
+        used = names_in(named[name], ast.Load) - (own if isinstance(named[name], ast.FunctionDef) else set())
+        wanted += sorted((used & set(named)) - set(wanted))
+    nodes = {id(named[name]) for name in wanted}
+    body = list({id(node): node for node in named.values() if id(node) in nodes}.values())
+    return ast.unparse(ast.Module([*imports, *body], []))
 
 class Answer:
     "A student's answer as checks see it: call it, and what comes back is data"
@@ -209,6 +223,7 @@ def raised(name:str, text:str, args:tuple, place:str, case:str)->Exception:
     if not known: kind = type(name if name.isidentifier() else "Exception", (Exception,), {})
     try: e = kind(*args)
     except Exception: e = type(name, (Exception,), {})(text)
+    e.place = place
     e.told = f"your code raised {name}" + (f": {text}" if text else "") + (f"\n{place}" if place else "") + (f"\nwith {case}" if case else "")
     return e
 

@@ -179,7 +179,8 @@ class NotYet(AssertionError):
 class Notebook:
     "Cells that run one after the other, and answers that the judge may call"
     def __init__(self, order, results):
-        self.order, self.results, self.number, self.serving, self.helpers = order, results, 0, False, {}
+        self.order, self.results, self.number, self.serving = order, results, 0, False
+        self.helpers = {"__name__": "helpers", "__file__": __file__}
 
     def tell(self, **message): wire.send(self.results, json.dumps(message).encode())
 
