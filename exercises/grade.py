@@ -163,7 +163,7 @@ def definitions(path:Path)->tuple[list, dict]:
             named.update(theirs)
         elif isinstance(node, (ast.Import, ast.ImportFrom)) and getattr(node, "module", "") != "grade": imports.append(node)
         elif isinstance(node, (ast.FunctionDef, ast.ClassDef)): named[node.name] = node
-        elif isinstance(node, ast.Assign): named.update({n: node for n in names_in(node, ast.Store)})
+        elif isinstance(node, ast.Assign): named.update({n: node for target in node.targets for n in names_in(target, ast.Store)})
     return imports, named
 
 def names_in(node:ast.AST, use:type)->set[str]:
