@@ -148,7 +148,8 @@ def clean(text:str, most:int=1500)->str:
 def in_child(helper:Callable)->Callable:
     "For a function helper(answer, *args) of a grader that must run where the answer lives; its result is data"
     @functools.wraps(helper)
-    def run(answer, *args):
+    def run(answer, *args, **named):
+        args = inspect.signature(helper).bind(answer, *args, **named).args[1:]
         return answer.run(helper, args) if isinstance(answer, Answer) else wire.data(helper(answer, *args))
     return run
 
