@@ -157,7 +157,9 @@ def in_child(helper:Callable)->Callable:
     "For a function helper(answer, *args) of a grader that must run where the answer is; what it gives back is data"
     @functools.wraps(helper)
     def run(answer, *args, **named):
-        args = inspect.signature(helper).bind(answer, *args, **named).args[1:]
+        bound = inspect.signature(helper).bind(answer, *args, **named)
+        bound.apply_defaults()
+        args = bound.args[1:]
         return answer.run(helper, args) if isinstance(answer, Answer) else wire.data(helper(answer, *args))
     return run
 
