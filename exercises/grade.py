@@ -9,17 +9,19 @@
 A grade cell calls `grade("01_bpe", "overlap", my_function)`. What is right is decided by
 `exercises/graders/01_bpe.py`, which holds a dict EXERCISES = {name: Exercise(...)}.
 
-How far the scores of files can be trusted. Three processes take part: this one, which starts a judge for each file;
-the judge, which holds the grader and never runs a student's code; and the student's (student.py), which runs the
-notebook and holds no grader. Values pass between the last two as data (wire.py). Whatever the notebook does to its
-own process (exit, patches, objects that equal everything, forged messages) costs its own points and nothing else.
-With all levels of isolation on (see chapter 17) it reads no grader, solution or other file of yours, changes no file,
-reaches no network, meets hard limits of time, memory and disk, and leaves no process behind. With fewer levels (the
-first line of output says which are off) it has your rights as far as they go, and nothing can keep it from reading
-the grader: then grade only files that you would run yourself. Helpers that a grader runs beside an answer (@in_child:
-counting writes, watching memory) are advisory: code that takes the trouble to find and replace them can deceive them,
-though not the comparison of values. In a cell, the check runs in the notebook's own kernel: it serves the student,
-and a score there is worth what the student's word is worth. The solutions are public: no judge sees who wrote them.
+How far the scores of files can be trusted. Three processes take part: this one, which starts a judge for
+each file; the judge, which holds the grader and never runs a student's code; and the student's
+(student.py), which runs the notebook and holds no grader. Values pass between the last two as data
+(wire.py). Whatever the notebook does to its own process (exit, patches, objects that equal everything,
+forged messages) costs its own points and nothing else. With all levels of isolation on (see chapter 17) it
+reads no grader, solution or other file of yours, changes no file, reaches no network, meets hard limits of
+time, memory and disk, and leaves no process behind. With fewer levels (the first line of output says which
+are off) it has your rights as far as they go, and nothing can keep it from reading the grader: then grade
+only files that you would run yourself. Helpers that a grader runs beside an answer (@in_child: counting
+writes, watching memory) are advisory: code that takes the trouble to find and replace them can deceive
+them, though not the comparison of values. In a cell, the check runs in the notebook's own kernel: it serves
+the student, and a score there is worth what the student's word is worth. The solutions are public: no judge
+sees who wrote them.
 """
 import argparse, ast, builtins, copy, functools, importlib.util, inspect, json, linecache, os, pickle, re
 import select, signal, subprocess, sys, tempfile, textwrap, threading, time
@@ -40,7 +42,7 @@ def setting(name:str, usual:float)->float:
 CELL_SECONDS = setting("NANOCHAT_CELL_SECONDS", 60)              # limit for one cell of a file that is graded
 CHECK_SECONDS = setting("NANOCHAT_CHECK_SECONDS", float("inf"))  # for a check, where an exercise allows more
 FILE_SECONDS = setting("NANOCHAT_FILE_SECONDS", 300)             # for a whole file
-START_SECONDS = 60                                               # what the student's process may take to start
+START_SECONDS = 60                                               # for the student's process to start
 MOST_BYTES, MOST_FILES = 256 << 20, 5000                         # of a notebook's private folder
 LEVELS = ("process", "limits", "namespace", "mounts", "files", "syscalls")   # of isolation, as in chapter 17
 
@@ -58,7 +60,7 @@ class Exercise:
     points: int
     check: Callable            # check(answer) raises an AssertionError that says what is wrong
     right: Callable            # a right answer
-    probes: list = field(default_factory=list)   # tuples of arguments on which known mistakes differ from what is right
+    probes: list = field(default_factory=list)   # tuples of arguments on which known mistakes differ from it
     wrong: list = field(default_factory=list)    # known mistakes
     behave: Callable = None    # behave(answer, *probe): what is compared; default: what the answer returns
     seconds: float = 20        # time limit for the check
@@ -89,7 +91,7 @@ def time_limit(seconds:float):
         return
     def ring(*_): raise TookTooLong()
     before = signal.signal(signal.SIGALRM, ring)
-    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds, 1)     # and every second: a callback can lose an alarm
+    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds, 1)     # and again: a callback can lose an alarm
     started = time.monotonic()
     try: yield
     finally:
@@ -100,7 +102,7 @@ def time_limit(seconds:float):
 def load_exercises(stem:str)->dict:
     "EXERCISES of a chapter's grader, loaded by its path"
     for p in (str(HERE), str(HERE.parent)):
-        if p not in sys.path: sys.path.insert(0, p)     # graders say `from grade import Exercise`, and use the library
+        if p not in sys.path: sys.path.insert(0, p)     # graders use the library, and `from grade import ...`
     path = HERE/"graders"/f"{stem}.py"
     if not path.exists(): raise FileNotFoundError(f"no grader {path.name}; there are: {', '.join(stems())}")
     spec = importlib.util.spec_from_file_location(f"grader_{stem}", path)
@@ -154,7 +156,7 @@ def clean(text:str, most:int=1500)->str:
 # ---- the judge ----
 
 def in_child(helper:Callable)->Callable:
-    "For a function helper(answer, *args) of a grader that must run where the answer is; what it gives back is data"
+    "For a function helper(answer, *args) of a grader that must run where the answer is; it gives back data"
     @functools.wraps(helper)
     def run(answer, *args, **named):
         bound = inspect.signature(helper).bind(answer, *args, **named)
@@ -164,7 +166,7 @@ def in_child(helper:Callable)->Callable:
     return run
 
 def definitions(path:Path)->tuple[list, dict]:
-    "(imports, {name: statement}) at the top of a grader; what it imports from its neighbours counts as its own"
+    "(imports, {name: statement}) of a grader; what it imports from its neighbours counts as its own"
     imports, named = [], {}
     for node in ast.parse(path.read_text("utf-8")).body:
         neighbour = isinstance(node, ast.ImportFrom) and node.module.startswith("graders.")
@@ -238,13 +240,13 @@ def raised(name:str, text:str, args:tuple, place:str, case:str)->Exception:
     "An error of the student's code, made anew: a built-in kind where a check may want to catch it"
     kind = getattr(builtins, name, None)
     known = isinstance(kind, type) and issubclass(kind, Exception)
-    if not known or issubclass(kind, (StopIteration, StopAsyncIteration, Warning)):     # those would end a loop of ours
+    if not known or issubclass(kind, (StopIteration, StopAsyncIteration, Warning)):     # would end a loop
         kind = type(name if name.isidentifier() else "Exception", (Exception,), {})
     try: e = kind(*args)
     except Exception: e = type(name, (Exception,), {})(text)
     e.place = place
-    lines = [f"your code raised {name}" + (f": {text}" if text else ""), place, f"with {case}" if case else ""]
-    e.told = "\n".join(filter(None, lines))
+    what = f"your code raised {name}" + (f": {text}" if text else "")
+    e.told = "\n".join(filter(None, [what, place, f"with {case}" if case else ""]))
     return e
 
 def behaviour(ex:Exercise, answer:Callable, probe:tuple):
@@ -275,7 +277,9 @@ def diagnose(ex:Exercise, answer:Callable)->Wrong|None:
 NOT_SOLVED = ("not solved yet: write your answer in place of `raise NotImplementedError`. "
               "The hints under the task open one by one.")
 
-def no_function(name:str, kind:str)->Result: return Result(name, "error", 0, f"the answer is a {kind}, not a function")
+def no_function(name:str, kind:str)->Result:
+    "What comes of an answer that can't be called"
+    return Result(name, "error", 0, f"the answer is a {kind}, not a function")
 
 def judge(name:str, ex:Exercise, answer:Callable)->Result:
     "Check one answer and say what is wrong with it"
@@ -287,7 +291,7 @@ def judge(name:str, ex:Exercise, answer:Callable)->Result:
         with time_limit(seconds): ex.check(answer)
     except NotImplementedError: return Result(name, "open", 0, NOT_SOLVED)
     except TookTooLong:
-        told = f"still running after {seconds:g} s: a loop that never ends, or one that does far too much work?"
+        told = f"still running after {seconds:g} s: a loop that never ends, or far too much work?"
         return Result(name, "timeout", 0, told)
     except NotData as e: return Result(name, "wrong", 0, clean(e))
     except (Gone, Broken) as e: return Result(name, "error", 0, clean(e))
@@ -324,12 +328,13 @@ class Student:
         self.results, answers = os.pipe()
         command = [sys.executable, "-I", "-B", "-X", "utf8", str(HERE/"student.py"), str(alive), str(answers)]
         quiet = dict(stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self.process = subprocess.Popen(command, cwd=self.folder, env=self.environment(), pass_fds=(alive, answers),
-                                        start_new_session=True, **quiet)
+        self.process = subprocess.Popen(command, cwd=self.folder, env=self.environment(),
+                                        pass_fds=(alive, answers), start_new_session=True, **quiet)
         for fd in (alive, answers): os.close(fd)
-        levels = os.environ.get("NANOCHAT_GRADE_LEVELS", " ".join(LEVELS)).split()      # fewer only to see the difference
-        self.order(dict(cells=cells, folder=str(self.folder), library=os.path.realpath(HERE.parent/"nanochat"),
-                        path=[p for p in sys.path if p and not HERE.is_relative_to(os.path.realpath(p))],
+        levels = os.environ.get("NANOCHAT_GRADE_LEVELS", " ".join(LEVELS)).split()     # fewer only in tests
+        packages = [p for p in sys.path if p and not HERE.is_relative_to(os.path.realpath(p))]
+        library = os.path.realpath(HERE.parent/"nanochat")
+        self.order(dict(cells=cells, folder=str(self.folder), library=library, path=packages,
                         seconds=int(FILE_SECONDS), levels=levels))
 
     def environment(self)->dict:
@@ -511,7 +516,7 @@ class Book:
         if time.monotonic() > self.until: return True
         student, at, how, known = Student(cells, self.until), None, None, len(self.verdicts)
         try:
-            levels = student.hear(time.monotonic()+START_SECONDS).get("levels", [])    # said before any cell is run
+            levels = student.hear(time.monotonic()+START_SECONDS).get("levels", [])    # before any cell runs
             self.tell(levels=[l for l in LEVELS if l in levels])
             while True:
                 message = student.hear(time.monotonic()+CELL_SECONDS)
@@ -523,13 +528,13 @@ class Book:
                 else: raise Broken("what came from your code's process is no message")
         except TookTooLong:
             how = f"was still running after {CELL_SECONDS:g} s"
-            if time.monotonic() >= self.until: how = f"was running when the {FILE_SECONDS:g} s for a file were over"
+            if time.monotonic() >= self.until: how = f"was running when a file's {FILE_SECONDS:g} s were over"
         except Gone as e: how = str(e).replace("your code ", "")
         except (Broken, TypeError): how = "broke the channel of its results"
         finally: student.end()
         if at is None: raise RuntimeError("no cell could be run")
         judged = [cell for cell, _ in list(self.verdicts)[known:]]
-        if at not in judged: self.ended[at] = how                  # else it had its verdict, and may run again
+        if at not in judged: self.ended[at] = how               # else it had its verdict, and may run again
         return False
 
     def asked(self, student:Student, at:int, message:dict, alone:str|None)->None:
@@ -544,7 +549,7 @@ class Book:
             if message.get("ok") is not True: result = no_function(name, clean(message.get("kind"), 60))
             else: result = judge(name, ex, Remote(student, inspect.getsourcefile(inspect.unwrap(ex.check))))
             if student.lost and result.status == "error" and name != alone:
-                self.suspects.add(name)            # or another exercise's code ended it: this one is asked again, alone
+                self.suspects.add(name)         # it may be another's code: this one is asked again, alone
                 raise Gone(result.message)
             self.verdicts[at, name] = self.results[name] = result
             self.tell(result=asdict(result))
@@ -565,7 +570,8 @@ class Book:
         if number in self.ended or not error: return self.ending(number)
         missing = error["missing"]
         if missing is None: return "error", self.failure(error)
-        makers = [n for n, s in self.cells if defines(s, missing) and n != number and n in {*self.ended, *self.failed}]
+        broken = {*self.ended, *self.failed}-{number}
+        makers = [n for n, s in self.cells if n in broken and defines(s, missing)]
         if not makers: return "error", f"`{missing}` is not defined: no cell that ran defines it"
         maker = makers[-1]
         if maker in self.ended: status, told = self.ending(maker)
@@ -618,7 +624,7 @@ def look_at(path:Path, stem:str|None=None)->list[str]:
     shown = clean(str(path), 200)
     try:
         if not path.exists(): raise NoNotebook(f"no notebook {shown}")
-        if path.is_dir(): raise NoNotebook(f"{shown} is a folder: give a notebook, or --folder {shown} for all in it")
+        if path.is_dir(): raise NoNotebook(f"{shown} is a folder: give a notebook, or --folder for all in it")
         if not path.is_file() or path.stat().st_size > MOST_BYTES: raise ValueError
         found = [s for _, source in code_cells(path) for s, _ in GRADE_CALL.findall(source)]
     except OSError as e: raise NoNotebook(f"{shown} can't be read: {e.strerror}") from None
@@ -676,8 +682,8 @@ def judge_lines(stem:str, path:Path, results:dict, until:float):
 
 def wrapped(text:str, indent:str)->list[str]:
     "A text in lines of at most 110 characters"
-    parts = [textwrap.wrap(part, 110, initial_indent=indent, subsequent_indent=indent) for part in text.split("\n")]
-    return [line for part in parts for line in part]
+    wrapper = textwrap.TextWrapper(110, initial_indent=indent, subsequent_indent=indent)
+    return [line for part in text.split("\n") for line in wrapper.wrap(part)]
 
 def table(stem:str, results:list[Result])->str:
     "Scores of a chapter, a line each, and under it what is wrong"
@@ -713,26 +719,29 @@ def isolation_line(levels:set)->str:
     "Which levels were on, and what that means"
     off = [l for l in LEVELS if l not in levels]
     if not off: return f"isolation: all levels were on ({', '.join(LEVELS)})"
-    reach = "code can read the graders and your files" if "files" in off else "code may reach further than it should"
-    return f"isolation: without {', '.join(off)} (see the top of exercises/grade.py): {reach}; grade only what you would run"
+    reach = "can read the graders and your files" if "files" in off else "may reach further than it should"
+    return (f"isolation: without {', '.join(off)} (see the top of exercises/grade.py): code {reach}; "
+            "grade only what you would run yourself")
 
 def main(argv:list[str]|None=None)->int:
     "The command line; returns the exit status"
     p = argparse.ArgumentParser(prog="grade.py", description="Scores of the exercises, each run on its own.")
     p.add_argument("chapter", nargs="?", help="its number, such as 01; without it every chapter")
-    p.add_argument("--solutions", action="store_true", help="grade the solutions; status 1 unless all are right")
+    p.add_argument("--solutions", action="store_true", help="grade these; status 1 unless all are right")
     p.add_argument("--file", type=Path, help="grade this copy of the exercise notebook")
     p.add_argument("--folder", type=Path, help="grade all notebooks in this folder, whoever they belong to")
     p.add_argument("--judge", nargs=2, metavar=("STEM", "FILE"), help=argparse.SUPPRESS)
     a = p.parse_args(argv)
     if a.judge: return judge_process(a.judge[0], Path(a.judge[1])) or 0
     there = stems()
-    wanted = [s for s in there if a.chapter in (None, s) or a.chapter.isdigit() and int(s[:2]) == int(a.chapter)]
+    number = int(a.chapter) if a.chapter and a.chapter.isdigit() else None
+    wanted = [s for s in there if a.chapter in (None, s) or int(s[:2]) == number]
     def fail(why):
         print(f"error: {why}", file=sys.stderr)
         return 2
-    if not wanted: return fail(f"no exercises for chapter {clean(a.chapter, 40)}; there are: {', '.join(there)}")
-    if sum(map(bool, (a.file, a.folder, a.solutions))) > 1: return fail("give one of --file, --folder, --solutions")
+    chapters = ", ".join(there)
+    if not wanted: return fail(f"no exercises for chapter {clean(a.chapter, 40)}; there are: {chapters}")
+    if bool(a.file)+bool(a.folder)+a.solutions > 1: return fail("give one of --file, --folder, --solutions")
     own = HERE/("solutions" if a.solutions else "")
     caller = Path(os.environ.get("NANOCHAT_CALLER") or os.getcwd())
     if a.folder:
