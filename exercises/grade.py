@@ -162,7 +162,9 @@ def in_child(helper:Callable)->Callable:
         bound = inspect.signature(helper).bind(answer, *args, **named)
         bound.apply_defaults()
         args = bound.args[1:]
-        return answer.run(helper, args) if isinstance(answer, Answer) else wire.data(helper(answer, *args))
+        if isinstance(answer, Answer): return answer.run(helper, args)
+        try: return wire.data(helper(answer, *args))
+        except NotData as e: raise AssertionError(str(e)) from None
     return run
 
 def definitions(path:Path)->tuple[list, dict]:

@@ -107,7 +107,7 @@ def only_calls()->None:
     allow, no_terminal, no_such_call, kill = 0x7FFF0000, 0x00050000 | 25, 0x00050000 | 38, 0x80000000
 
     def step(code, yes, no, number): return struct.pack("HBBI", code, yes, no, number)
-    # ioctl commands devices. Three of its orders are for any file: close on exec, don't block, how much is here
+    # Of ioctl's orders, three are for any file: close on exec, don't block, how much is there
     program = [step(load, 0, 0, 4), step(equal, 1, 0, 0xC000003E), step(give_back, 0, 0, kill),
                step(load, 0, 0, 0), step(equal, 0, 6, 16), step(load, 0, 0, 24), step(equal, 3, 0, 0x5451),
                step(equal, 2, 0, 0x5421), step(equal, 1, 0, 0x541B), step(give_back, 0, 0, no_terminal),
