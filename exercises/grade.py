@@ -6,23 +6,25 @@
     python exercises/grade.py 01 --file PATH      somebody's copy of the exercise notebook
     python exercises/grade.py --folder DIR        everybody's copies: one row each
 
-A grade cell calls `grade("01_bpe", "overlap", my_function)`. What is right is decided by `exercises/graders/01_bpe.py`,
-which holds a dict EXERCISES = {name: Exercise(...)}.
+A grade cell calls `grade("01_bpe", "overlap", my_function)`. What is right is decided by
+`exercises/graders/01_bpe.py`, which holds a dict EXERCISES = {name: Exercise(...)}.
 
-Whom the scores of files can be trusted against. Three processes take part: this one, which starts a judge for each
-file; the judge, which holds the grader and never runs a student's code; and the student's (student.py), which runs the
-notebook and holds no grader. Values pass between the last two as data (wire.py). Whatever the notebook does to its own
-process (exit, patches, objects that equal everything, forged messages) costs its own points and nothing else. With all
-levels of chapter 17 on, it reads no grader, solution or other file of yours, changes no file, reaches no network,
-meets hard limits of time, memory and disk, and leaves no process behind. With fewer levels (the first line of output
-says which are on) it runs with your rights as far as they go: then grade only files that you would run yourself.
-Helpers that a grader runs beside an answer (@in_child: counting writes, watching memory) are advisory: code that takes
-the trouble to find and replace them can deceive them, though not the comparison of values.
-In a cell, the check runs in the notebook's own kernel: it serves the student, and a score there is worth what the
-student's word is worth.
+How far the scores of files can be trusted. Three processes take part: this one, which starts a judge for
+each file; the judge, which holds the grader and never runs a student's code; and the student's
+(student.py), which runs the notebook and holds no grader. Values pass between the last two as data
+(wire.py). Whatever the notebook does to its own process (exit, patches, objects that equal everything,
+forged messages) costs its own points and nothing else. With all levels of isolation on (see chapter 17) it
+reads no grader, solution or other file of yours, changes no file, reaches no network, meets hard limits of
+time, memory and disk, and leaves no process behind. With fewer levels (the first line of output says which
+are off) it has your rights as far as they go, and nothing can keep it from reading the grader: then grade
+only files that you would run yourself. Helpers that a grader runs beside an answer (@in_child: counting
+writes, watching memory) are advisory: code that takes the trouble to find and replace them can deceive
+them, though not the comparison of values. In a cell, the check runs in the notebook's own kernel: it serves
+the student, and a score there is worth what the student's word is worth. The solutions are public: no judge
+sees who wrote them.
 """
-import argparse, ast, builtins, copy, functools, importlib.util, inspect, json, linecache, os, pickle, re, select
-import shutil, signal, subprocess, sys, tempfile, textwrap, threading, time
+import argparse, ast, builtins, copy, functools, importlib.util, inspect, json, linecache, os, pickle, re
+import select, signal, subprocess, sys, tempfile, textwrap, threading, time
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -33,12 +35,16 @@ if str(HERE) not in sys.path: sys.path.insert(0, str(HERE))
 import wire
 from wire import Broken, NotData
 
-CELL_SECONDS = int(os.environ.get("NANOCHAT_CELL_SECONDS", 60))    # limit for one cell of a file that is graded
-CHECK_SECONDS = float(os.environ.get("NANOCHAT_CHECK_SECONDS", "inf"))   # where less is wanted than an exercise says
-FILE_SECONDS = int(os.environ.get("NANOCHAT_FILE_SECONDS", 300))   # and for all of it
-LEVELS = ("process", "limits", "namespace", "files", "syscalls")   # of isolation, from chapter 17
-START_SECONDS = 60                                                 # what the student's process may take to start
-MOST_BYTES, MOST_FILES = 256 << 20, 5000                           # of a notebook's private folder
+def setting(name:str, usual:float)->float:
+    "A number that the environment may set"
+    return float(os.environ.get(name, usual))
+
+CELL_SECONDS = setting("NANOCHAT_CELL_SECONDS", 60)              # limit for one cell of a file that is graded
+CHECK_SECONDS = setting("NANOCHAT_CHECK_SECONDS", float("inf"))  # for a check, where an exercise allows more
+FILE_SECONDS = setting("NANOCHAT_FILE_SECONDS", 300)             # for a whole file
+START_SECONDS = 60                                               # for the student's process to start
+MOST_BYTES, MOST_FILES = 256 << 20, 5000                         # of a notebook's private folder
+LEVELS = ("process", "limits", "namespace", "mounts", "files", "syscalls")   # of isolation, as in chapter 17
 
 @dataclass
 class Wrong:
@@ -52,12 +58,12 @@ class Exercise:
     "What is asked, how it is checked, and which mistakes are known"
     title: str
     points: int
-    check: Callable                                # check(answer) raises an AssertionError that says what is wrong
-    right: Callable                                # a right answer
-    probes: list = field(default_factory=list)     # tuples of arguments on which the known mistakes differ from what is right
-    wrong: list = field(default_factory=list)      # known mistakes
-    behave: Callable = None                        # behave(answer, *probe): what is compared; default: what the answer returns
-    seconds: float = 20                            # time limit for the check
+    check: Callable            # check(answer) raises an AssertionError that says what is wrong
+    right: Callable            # a right answer
+    probes: list = field(default_factory=list)   # tuples of arguments on which known mistakes differ from it
+    wrong: list = field(default_factory=list)    # known mistakes
+    behave: Callable = None    # behave(answer, *probe): what is compared; default: what the answer returns
+    seconds: float = 20        # time limit for the check
 
 @dataclass
 class Result:
@@ -85,17 +91,18 @@ def time_limit(seconds:float):
         return
     def ring(*_): raise TookTooLong()
     before = signal.signal(signal.SIGALRM, ring)
-    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds, 1)     # and every second: one alarm can be lost in a callback
+    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds, 1)     # and again: a callback can lose an alarm
     started = time.monotonic()
     try: yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, max(.01, left-(time.monotonic()-started)) if left else 0)   # an outer limit goes on
+        outer = max(.01, left-(time.monotonic()-started)) if left else 0     # an outer limit goes on
+        signal.setitimer(signal.ITIMER_REAL, outer, 1 if left else 0)
         signal.signal(signal.SIGALRM, before)
 
 def load_exercises(stem:str)->dict:
     "EXERCISES of a chapter's grader, loaded by its path"
     for p in (str(HERE), str(HERE.parent)):
-        if p not in sys.path: sys.path.insert(0, p)     # graders say `from grade import Exercise, Wrong` and use the library
+        if p not in sys.path: sys.path.insert(0, p)     # graders use the library, and `from grade import ...`
     path = HERE/"graders"/f"{stem}.py"
     if not path.exists(): raise FileNotFoundError(f"no grader {path.name}; there are: {', '.join(stems())}")
     spec = importlib.util.spec_from_file_location(f"grader_{stem}", path)
@@ -111,24 +118,24 @@ def stems()->list[str]:
 
 def readable(value, most:int=300)->str:
     "A value that can be typed in again, with large numbers as people write them: 11.2e9, 1_000_000"
-    if type(value) is float and abs(value) >= 1e5:
+    if type(value) is float and 1e5 <= abs(value) < 1e300:
         exponent = next((e for e in (12, 9, 6, 3) if abs(value) >= 10**e), 0)
         short = f"{value/10**exponent:.15g}e{exponent}"
         return short if float(short) == value else repr(value)
     if type(value) is int and abs(value) >= 100_000: return f"{value:_}"
-    brackets = {list: "[]", tuple: "()", set: "{}"}.get(type(value))
-    if brackets and value:
-        inner = ", ".join(map(readable, list(value)[:12])) + (f", … {len(value)} in all" if len(value) > 12 else "")
-        return shorten(brackets[0]+inner+("," if type(value) is tuple and len(value) == 1 else "")+brackets[1], most)
-    if type(value) is dict and value:
-        inner = ", ".join(f"{readable(k)}: {readable(v)}" for k, v in list(value.items())[:12])
-        return shorten("{"+inner+(f", … {len(value)} in all" if len(value) > 12 else "")+"}", most)
-    try: return shorten(" ".join(repr(value).split()) if type(value) not in (str, bytes) else repr(value), most)
+    brackets = {list: "[]", tuple: "()", set: "{}", dict: "{}"}.get(type(value))
+    try:
+        if not brackets or not value: return shorten(repr(value).replace("\n", " "), most)
+        if type(value) is dict: items = [f"{readable(k)}: {readable(v)}" for k, v in list(value.items())[:12]]
+        else: items = [readable(v) for v in list(value)[:12]]
+        if len(value) > 12: items.append(f"… {len(value)} in all")
+        comma = "," if type(value) is tuple and len(value) == 1 else ""
+        return shorten(brackets[0]+", ".join(items)+comma+brackets[1], most)
     except BaseException: return f"<{type(value).__name__}>"
 
 def readable_call(function:Callable, args:tuple)->str:
     "`name = value` for each argument, by the names of a function that takes them"
-    try: names = [p.name for p in inspect.signature(function).parameters.values() if p.kind < p.VAR_POSITIONAL]
+    try: names = list(inspect.signature(function).parameters)
     except (TypeError, ValueError): names = []
     if len(names) < len(args): return ", ".join(map(readable, args))
     return ", ".join(f"{n} = {readable(a)}" for n, a in zip(names, args))
@@ -138,41 +145,66 @@ def shorten(text:str, most:int)->str:
     if len(text) <= most: return text
     return re.sub(r"\s*\S*$", "", text[:most+1])[:most] + " …" if " " in text[:most] else text[:most]+"…"
 
+# Control characters, marks that turn the direction of writing, halves of characters
+UNSEEN = "[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+
 def clean(text:str, most:int=1500)->str:
     "A text without what moves a terminal's cursor or turns its writing round"
-    text = re.sub("[^\\S\n ]+", " ", str(text))
-    return shorten(re.sub("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", "�", text), most)
+    text = re.sub(r"[^\S\n ]+", " ", str(text))
+    return shorten(re.sub(UNSEEN, "�", text), most)
 
 # ---- the judge ----
 
 def in_child(helper:Callable)->Callable:
-    "For a function helper(answer, *args) of a grader that must run where the answer lives; its result is data"
+    "For a function helper(answer, *args) of a grader that must run where the answer is; it gives back data"
     @functools.wraps(helper)
-    def run(answer, *args):
-        return answer.run(helper, args) if isinstance(answer, Answer) else wire.data(helper(answer, *args))
+    def run(answer, *args, **named):
+        bound = inspect.signature(helper).bind(answer, *args, **named)
+        bound.apply_defaults()
+        args = bound.args[1:]
+        if isinstance(answer, Answer): return answer.run(helper, args)
+        try: return wire.data(helper(answer, *args))
+        except NotData as e: raise AssertionError(str(e)) from None
     return run
 
+def definitions(path:Path)->tuple[list, dict]:
+    "(imports, {name: statement}) of a grader; what it imports from its neighbours counts as its own"
+    imports, named = [], {}
+    for node in ast.parse(path.read_text("utf-8")).body:
+        neighbour = isinstance(node, ast.ImportFrom) and node.module.startswith("graders.")
+        if neighbour:
+            more, theirs = definitions(path.parent/f"{node.module[8:]}.py")
+            imports += more
+            named.update(theirs)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            if getattr(node, "module", "") != "grade": imports.append(node)
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)): named[node.name] = node
+        elif isinstance(node, ast.Assign):
+            for target in node.targets: named.update(dict.fromkeys(names_in(target, ast.Store), node))
+    return imports, named
+
+def names_in(node:ast.AST, use:type)->set[str]:
+    "Names that are read (ast.Load) or given a value (ast.Store) in a statement"
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, use)}
+
+@functools.cache
 def helpers_source(path:str)->str:
     "Source of all @in_child functions of a grader and of what they use, without anything else of it"
-    tree = ast.parse(Path(path).read_text("utf-8"))
-    named, wanted, imports = {}, set(), []
-    for node in tree.body:
-        if isinstance(node, (ast.Import, ast.ImportFrom)) and getattr(node, "module", None) != "grade": imports.append(node)
-        names = [node.name] if hasattr(node, "name") else [n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Assign)): named.update(dict.fromkeys(names, node))
-        marks = [d for d in getattr(node, "decorator_list", []) if isinstance(d, ast.Name) and d.id == "in_child"]
-        for d in marks:
-            node.decorator_list.remove(d)
-            wanted.add(node.name)
-    todo = list(wanted)
-    while todo:
-        inner = [n for n in ast.walk(named[todo.pop()]) if isinstance(n, (ast.Name, ast.arg))]
-        own = {n.arg for n in inner if isinstance(n, ast.arg)} | {n.id for n in inner if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-        new = {n.id for n in inner if isinstance(n, ast.Name)} & set(named) - own - wanted
-        wanted |= new
-        todo += new
-    nodes = {id(named[w]) for w in wanted}
-    return ast.unparse(ast.Module(imports+[n for n in tree.body if id(n) in nodes], []))
+    imports, named = definitions(Path(path))
+    wanted = []
+    for name, node in named.items():
+        for mark in list(getattr(node, "decorator_list", [])):
+            if not isinstance(mark, ast.Name) or mark.id != "in_child": continue
+            node.decorator_list.remove(mark)
+            wanted.append(name)
+    for name in wanted:                                     # it grows while we go through it
+        node = named[name]
+        own = names_in(node, ast.Store) | {n.arg for n in ast.walk(node) if isinstance(n, ast.arg)}
+        used = names_in(node, ast.Load) - (own if isinstance(node, ast.FunctionDef) else set())
+        wanted += sorted((used & set(named)) - set(wanted))
+    nodes = {id(named[name]) for name in wanted}
+    body = list({id(node): node for node in named.values() if id(node) in nodes}.values())
+    return ast.unparse(ast.Module([*imports, *body], []))
 
 class Answer:
     "A student's answer as checks see it: call it, and what comes back is data"
@@ -183,11 +215,15 @@ class Answer:
 class Local(Answer):
     "An answer in this very process, as in a notebook"
     def __init__(self, function): self.function = function
-    def __call__(self, *args): return self.around(self.function, args, readable_call(self.right or self.function, args))
-    def run(self, helper, args): return self.around(functools.partial(helper, self.function), args, ", ".join(map(readable, args)))
+
+    def __call__(self, *args):
+        return self.around(self.function, args, readable_call(self.right or self.function, args))
+
+    def run(self, helper, args):
+        return self.around(functools.partial(helper, self.function), args, ", ".join(map(readable, args)))
 
     def around(self, function, args, case):
-        "What comes back, as data; any error that the student's code may raise becomes one that a check can meet"
+        "What comes back, as data; whatever the student's code raises becomes an error that a check can meet"
         try: return wire.data(function(*args))
         except (TookTooLong, NotData, NotImplementedError): raise
         except BaseException as e: raise raised(type(e).__name__, str(e), e.args, self.place(e), case) from e
@@ -205,11 +241,14 @@ class Local(Answer):
 def raised(name:str, text:str, args:tuple, place:str, case:str)->Exception:
     "An error of the student's code, made anew: a built-in kind where a check may want to catch it"
     kind = getattr(builtins, name, None)
-    known = isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, (StopIteration, StopAsyncIteration, Warning))
-    if not known: kind = type(name if name.isidentifier() else "Exception", (Exception,), {})
+    known = isinstance(kind, type) and issubclass(kind, Exception)
+    if not known or issubclass(kind, (StopIteration, StopAsyncIteration, Warning)):     # would end a loop
+        kind = type(name if name.isidentifier() else "Exception", (Exception,), {})
     try: e = kind(*args)
     except Exception: e = type(name, (Exception,), {})(text)
-    e.told = f"your code raised {name}" + (f": {text}" if text else "") + (f"\n{place}" if place else "") + (f"\nwith {case}" if case else "")
+    e.place = place
+    what = f"your code raised {name}" + (f": {text}" if text else "")
+    e.told = "\n".join(filter(None, [what, place, f"with {case}" if case else ""]))
     return e
 
 def behaviour(ex:Exercise, answer:Callable, probe:tuple):
@@ -230,28 +269,39 @@ def same(a, b)->bool:
 
 def diagnose(ex:Exercise, answer:Callable)->Wrong|None:
     "The known mistake that an answer behaves like, on all probes that tell that mistake from what is right"
-    does, right = [behaviour(ex, answer, p) for p in ex.probes], [behaviour(ex, ex.right, p) for p in ex.probes]
+    does = [behaviour(ex, answer, p) for p in ex.probes]
+    right = [behaviour(ex, ex.right, p) for p in ex.probes]
     for w in ex.wrong:
         errs = [behaviour(ex, w.answer, p) for p in ex.probes]
         if all(map(same, does, errs)) and not all(map(same, errs, right)): return w
     return None
 
-NOT_SOLVED = "not solved yet: write your answer in place of `raise NotImplementedError`. The hints under the task open one by one."
+NOT_SOLVED = ("not solved yet: write your answer in place of `raise NotImplementedError`. "
+              "The hints under the task open one by one.")
+
+def no_function(name:str, kind:str)->Result:
+    "What comes of an answer that can't be called"
+    return Result(name, "error", 0, f"the answer is a {kind}, not a function")
 
 def judge(name:str, ex:Exercise, answer:Callable)->Result:
     "Check one answer and say what is wrong with it"
-    if not callable(answer): return Result(name, "error", 0, f"the answer is a {type(answer).__name__}, not a function")
+    if not callable(answer): return no_function(name, type(answer).__name__)
     if not isinstance(answer, Answer): answer = Local(answer)
     answer.right = ex.right
+    seconds = min(ex.seconds, CHECK_SECONDS)
     try:
-        with time_limit(min(ex.seconds, CHECK_SECONDS)): ex.check(answer)
+        with time_limit(seconds): ex.check(answer)
     except NotImplementedError: return Result(name, "open", 0, NOT_SOLVED)
-    except TookTooLong: return Result(name, "timeout", 0, f"still running after {ex.seconds:g} s: a loop that never ends, or one that does far too much work?")
-    except (Gone, Broken, NotData) as e: return Result(name, "wrong" if isinstance(e, NotData) else "error", 0, clean(e))
+    except TookTooLong:
+        told = f"still running after {seconds:g} s: a loop that never ends, or far too much work?"
+        return Result(name, "timeout", 0, told)
+    except NotData as e: return Result(name, "wrong", 0, clean(e))
+    except (Gone, Broken) as e: return Result(name, "error", 0, clean(e))
     except AssertionError as e: status, told = "wrong", str(e) or "a check failed"
     except Exception as e:
         status, told = "error", getattr(e, "told", None)
-        if told is None: status, told = "wrong", f"the check can't use what your code gave back: {type(e).__name__}: {e}"
+        if told is None:
+            status, told = "wrong", f"the check can't use what your code gave back: {type(e).__name__}: {e}"
     else: return Result(name, "solved", ex.points)
     known = diagnose(ex, answer)
     told = clean(told)
@@ -272,28 +322,30 @@ def grade(stem:str, name:str, answer:Callable)->None:
 class Student:
     "The process in which a notebook runs, and the two pipes to it"
     def __init__(self, cells:list, until:float):
-        self.until, self.lost, self.over, self.buffer, self.known, self.looked = until, False, False, b"", False, 0.
+        self.until, self.buffer, self.looked = until, b"", 0.
+        self.known = False              # has it the grader's helpers?
+        self.lost = self.over = False   # can't be asked any more; has been ended
         self.folder = Path(tempfile.mkdtemp(prefix="notebook-")).resolve()
-        self.furnish()
         alive, self.lifeline = os.pipe()
         self.results, answers = os.pipe()
         command = [sys.executable, "-I", "-B", "-X", "utf8", str(HERE/"student.py"), str(alive), str(answers)]
-        home = str(self.folder)
-        env = dict(HOME=home, TMPDIR=home, IPYTHONDIR=home+"/.ipython", MPLCONFIGDIR=home+"/.matplotlib", MPLBACKEND="Agg",
-                   PATH=f"{Path(sys.executable).parent}:/usr/bin:/bin", LANG="C.UTF-8", CUDA_VISIBLE_DEVICES="",
-                   OMP_NUM_THREADS="1", TERM="dumb", PYTHONDONTWRITEBYTECODE="1", NANOCHAT_BASE_DIR=home+"/store")
-        self.process = subprocess.Popen(command, cwd=self.folder/"exercises", env=env, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-                                        stderr=subprocess.DEVNULL, pass_fds=(alive, answers), start_new_session=True)
+        quiet = dict(stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(command, cwd=self.folder, env=self.environment(),
+                                        pass_fds=(alive, answers), start_new_session=True, **quiet)
         for fd in (alive, answers): os.close(fd)
-        inside = [p for p in sys.path if p and not HERE.is_relative_to(os.path.realpath(p))]
-        self.order(dict(cells=cells, folder=home, root=home, library=os.path.realpath(HERE.parent/"nanochat"), path=inside,
-                        seconds=FILE_SECONDS, levels=os.environ.get("NANOCHAT_GRADE_LEVELS", " ".join(LEVELS)).split()))
+        levels = os.environ.get("NANOCHAT_GRADE_LEVELS", " ".join(LEVELS)).split()     # fewer only in tests
+        packages = [p for p in sys.path if p and not HERE.is_relative_to(os.path.realpath(p))]
+        library = os.path.realpath(HERE.parent/"nanochat")
+        self.order(dict(cells=cells, folder=str(self.folder), library=library, path=packages,
+                        seconds=int(FILE_SECONDS), levels=levels))
 
-    def furnish(self)->None:
-        "A folder that looks like the course to a notebook's first cell, with the library and no exercises"
-        (self.folder/"exercises").mkdir()
-        for name in ("settings.ini", "exercises/grade.py"): (self.folder/name).touch()
-        (self.folder/"nanochat").symlink_to(HERE.parent/"nanochat")
+    def environment(self)->dict:
+        "Nothing of ours, only what programs need"
+        home = str(self.folder)
+        folders = dict(HOME=home, TMPDIR=home, IPYTHONDIR=home+"/.ipython", MPLCONFIGDIR=home+"/.matplotlib",
+                       NANOCHAT_BASE_DIR=home+"/store", PATH=f"{Path(sys.executable).parent}:/usr/bin:/bin")
+        return dict(folders, LANG="C.UTF-8", TERM="dumb", MPLBACKEND="Agg", OMP_NUM_THREADS="1",
+                    CUDA_VISIBLE_DEVICES="", PYTHONDONTWRITEBYTECODE="1")
 
     def order(self, what)->None:
         "Tell the student's process what to do; a pickle, since this side is trusted"
@@ -306,7 +358,8 @@ class Student:
         if self.lost: raise Gone("your code ended its whole process")
         until = min(until, self.until)
         while len(self.buffer) < 4 or len(self.buffer) < 4+int.from_bytes(self.buffer[:4], "big"):
-            if int.from_bytes(self.buffer[:4], "big") > wire.MOST_BYTES: raise Broken("what your code gave back is too long, or no data")
+            if len(self.buffer) >= 4 and int.from_bytes(self.buffer[:4], "big") > wire.MOST_BYTES:
+                raise Broken("what your code gave back is too long, or no data")
             if time.monotonic() > until: raise TookTooLong
             self.look_at_folder()
             if not select.select([self.results], [], [], min(.5, max(0, until-time.monotonic())))[0]: continue
@@ -349,7 +402,7 @@ class Student:
         "End the notebook and all that it started, and remove its folder"
         if self.over: return
         self.lost = self.over = True
-        for fd in (self.lifeline, self.results): os.close(fd)          # the keeper sees that, and ends them all
+        for fd in (self.lifeline, self.results): os.close(fd)      # the keeper sees that, and ends them all
         self.process.stdin.close()
         try: self.process.wait(10)
         except subprocess.TimeoutExpired:
@@ -382,7 +435,8 @@ def checked(error)->dict:
     "A report of an error in which every field has its type"
     if type(error) is not dict: raise Broken("what came from your code's process is no message")
     kinds = dict(type=str, text=str, line=str, missing=str, cell=int, row=int, data=bool)
-    out = dict(type="Exception", text="", line="", missing=None, cell=None, row=None, data=False, args=error.get("args"))
+    out = dict(type="Exception", text="", line="", missing=None, cell=None, row=None, data=False)
+    out["args"] = error.get("args")
     out.update({k: error[k] for k, kind in kinds.items() if type(error.get(k)) is kind})
     return {k: clean(v, 400) if type(v) is str else v for k, v in out.items()}
 
@@ -420,22 +474,27 @@ def code_cells(path:Path)->list[tuple]:
 
 def first_line(source:str)->str:
     "How a cell begins, to find it by"
-    return shorten(next((l.strip() for l in source.splitlines() if l.strip() and not l.strip().startswith("#")), ""), 50)
+    lines = [l.strip() for l in source.splitlines() if l.strip() and not l.strip().startswith("#")]
+    return shorten(clean(lines[0] if lines else ""), 50)
 
 def defines(source:str, name:str)->bool:
     "Does a cell look as if it gives this name a meaning? By its text: it may not even compile"
     n = re.escape(name)
-    return bool(re.search(rf"^\s*(async\s+)?(def|class)\s+{n}\b|^[^=#\n(]*\b{n}\b[^=\n(]*=(?!=)|^\s*(from\b.*)?import\b.*\b{n}\b|\bfor\s+{n}\b", source, re.M))
+    ways = [rf"^\s*(async\s+)?(def|class)\s+{n}\b", rf"^[^=#\n(]*\b{n}\b[^=\n(]*=(?!=)",
+            rf"^\s*(from\b.*)?import\b.*\b{n}\b", rf"\bfor\s+{n}\b"]
+    return any(re.search(way, source, re.M) for way in ways)
 
 class Book:
     "One student's notebook before the judge"
     def __init__(self, stem:str, path:Path, results:dict, tell:Callable):
         self.stem, self.exercises, self.results, self.tell = stem, load_exercises(stem), dict(results), tell
-        self.given = set(results)                   # decided by an earlier judge
+        self.given = set(results)   # decided by an earlier judge
         self.cells, self.until = code_cells(path), time.monotonic()+FILE_SECONDS
-        self.ran, self.failed, self.ended = set(), {}, {}    # cells that were begun; cell -> its error; cell -> how it ended the process
-        self.suspects = set()                       # exercises during whose check the process ended
-        self.verdicts = {}                          # (cell, exercise) -> Result: a second run is not judged again
+        self.ran = set()            # cells that were begun
+        self.failed = {}            # cell -> its error
+        self.ended = {}             # cell -> how it ended the process
+        self.suspects = set()       # exercises during whose check the process ended
+        self.verdicts = {}          # (cell, exercise) -> Result: a second run is not judged again
 
     def judge(self)->None:
         "Run the notebook, again without the cell that ended it; after two such cells each exercise by itself"
@@ -451,7 +510,7 @@ class Book:
         others = set()
         for (before, _), (number, source) in zip([(0, ""), *self.cells], self.cells):
             if any(n != name for _, n in GRADE_CALL.findall(source)): others |= {before, number}
-        mine = {number for number, source in self.cells if any(n == name for _, n in GRADE_CALL.findall(source))}
+        mine = {n for n, source in self.cells if any(e == name for _, e in GRADE_CALL.findall(source))}
         return [c for c in self.cells if c[0] in mine or c[0] not in self.ended and c[0] not in others]
 
     def attempt(self, cells:list, alone:str|None=None)->bool:
@@ -459,37 +518,40 @@ class Book:
         if time.monotonic() > self.until: return True
         student, at, how, known = Student(cells, self.until), None, None, len(self.verdicts)
         try:
-            levels = student.hear(time.monotonic()+START_SECONDS).get("levels", [])      # said before any cell is run
+            levels = student.hear(time.monotonic()+START_SECONDS).get("levels", [])    # before any cell runs
             self.tell(levels=[l for l in LEVELS if l in levels])
             while True:
                 message = student.hear(time.monotonic()+CELL_SECONDS)
                 if message.get("op") == "done": return True
-                if message.get("op") == "cell" and message.get("cell") in dict(cells): self.ran.add(at := message["cell"])
-                elif message.get("op") == "failed": self.failed[at] = checked(message.get("error"))
-                elif message.get("op") == "grade": self.asked(student, at, message, alone)
+                op = message.get("op")
+                if op == "cell" and message.get("cell") in dict(cells): self.ran.add(at := message["cell"])
+                elif op == "failed": self.failed[at] = checked(message.get("error"))
+                elif op == "grade": self.asked(student, at, message, alone)
                 else: raise Broken("what came from your code's process is no message")
-        except TookTooLong: how = f"was still running after {CELL_SECONDS} s" if time.monotonic() < self.until else f"was running when the {FILE_SECONDS} s for a file were over"
+        except TookTooLong:
+            how = f"was still running after {CELL_SECONDS:g} s"
+            if time.monotonic() >= self.until: how = f"was running when a file's {FILE_SECONDS:g} s were over"
         except Gone as e: how = str(e).replace("your code ", "")
         except (Broken, TypeError): how = "broke the channel of its results"
         finally: student.end()
         if at is None: raise RuntimeError("no cell could be run")
-        new = list(self.verdicts)[known:]
-        if not any(cell == at for cell, _ in new): self.ended[at] = how      # else it had its verdict, and may run again
+        judged = [cell for cell, _ in list(self.verdicts)[known:]]
+        if at not in judged: self.ended[at] = how               # else it had its verdict, and may run again
         return False
 
     def asked(self, student:Student, at:int, message:dict, alone:str|None)->None:
         "A grade cell of this chapter was run: judge the answer that waits in the student's process"
         name = message.get("name")
-        if message.get("stem") != self.stem or name not in self.exercises: return student.order(("verdict", "unknown"))
+        if message.get("stem") != self.stem or name not in self.exercises:
+            return student.order(("verdict", "unknown"))
         if name in self.given: return student.order(("verdict", self.results[name].status))
         if (at, name) not in self.verdicts:
             ex = self.exercises[name]
             self.tell(asking=name, seconds=ex.seconds)
-            answer = Remote(student, inspect.getsourcefile(ex.check))
-            if message.get("ok") is not True: answer = clean(message.get("kind"), 60)
-            result = judge(name, ex, answer) if isinstance(answer, Answer) else Result(name, "error", 0, f"the answer is a {answer}, not a function")
+            if message.get("ok") is not True: result = no_function(name, clean(message.get("kind"), 60))
+            else: result = judge(name, ex, Remote(student, inspect.getsourcefile(inspect.unwrap(ex.check))))
             if student.lost and result.status == "error" and name != alone:
-                self.suspects.add(name)            # or another exercise's code ended it: it is asked again, alone
+                self.suspects.add(name)         # it may be another's code: this one is asked again, alone
                 raise Gone(result.message)
             self.verdicts[at, name] = self.results[name] = result
             self.tell(result=asdict(result))
@@ -505,23 +567,25 @@ class Book:
                 self.tell(result=asdict(self.results[name]))
 
     def reason(self, number:int, source:str)->tuple[str, str]:
-        "(status, why) a grade cell came to nothing: by itself, or by the cell that should have defined a name"
+        "(status, why) a grade cell came to nothing: by itself, or by a cell that should have defined a name"
         error = self.failed.get(number)
         if number in self.ended or not error: return self.ending(number)
         missing = error["missing"]
         if missing is None: return "error", self.failure(error)
-        makers = [n for n, s in self.cells if n != number and defines(s, missing) and (n in self.ended or n in self.failed)]
+        broken = {*self.ended, *self.failed}-{number}
+        makers = [n for n, s in self.cells if n in broken and defines(s, missing)]
         if not makers: return "error", f"`{missing}` is not defined: no cell that ran defines it"
         maker = makers[-1]
-        status, told = self.ending(maker) if maker in self.ended else ("error", self.failure(self.failed[maker]))
+        if maker in self.ended: status, told = self.ending(maker)
+        else: status, told = "error", self.failure(self.failed[maker])
         return status, f"`{missing}` is not defined, because the cell that should define it failed: {told}"
 
     def ending(self, number:int)->tuple[str, str]:
         "(status, why) for a cell that ended the process, or that never came to its turn"
-        other = "ran, but no answer reached the judge" if number in self.ran else "was not reached: the time for this file was over"
-        how = self.ended.get(number, other)
-        source = dict(self.cells)[number]
-        return "timeout" if "still running" in how else "error", f"cell {number} (`{first_line(source)}`) {how}"
+        how = self.ended.get(number, "was not reached: the time for this file was over")
+        if number in self.ran and number not in self.ended: how = "ran, but no answer reached the judge"
+        told = f"cell {number} (`{first_line(dict(self.cells)[number])}`) {how}"
+        return "timeout" if "running" in how else "error", told
 
     def failure(self, error:dict)->str:
         "An error of a cell in words"
@@ -542,7 +606,7 @@ def judge_process(stem:str, path:Path)->None:
     except Exception as e: book.tell(failed=f"{type(e).__name__}: {e}")
 
 def end_with(pipe)->None:
-    "End this process when whoever holds the other end is gone; the keeper of the notebook does the same with ours"
+    "End this process when the door is gone; the keeper of the notebook watches us in the same way"
     pipe.read()
     os._exit(1)
 
@@ -562,14 +626,16 @@ def look_at(path:Path, stem:str|None=None)->list[str]:
     shown = clean(str(path), 200)
     try:
         if not path.exists(): raise NoNotebook(f"no notebook {shown}")
-        if path.is_dir(): raise NoNotebook(f"{shown} is a folder: give one notebook, or --folder {shown} for all in it")
-        if not path.is_file() or path.stat().st_size > MOST_BYTES: raise NoNotebook(f"{shown} is not a notebook")
+        if path.is_dir(): raise NoNotebook(f"{shown} is a folder: give a notebook, or --folder for all in it")
+        if not path.is_file() or path.stat().st_size > MOST_BYTES: raise ValueError
         found = [s for _, source in code_cells(path) for s, _ in GRADE_CALL.findall(source)]
     except OSError as e: raise NoNotebook(f"{shown} can't be read: {e.strerror}") from None
     except NoNotebook: raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError): raise NoNotebook(f"{shown} is not a notebook") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise NoNotebook(f"{shown} is not a notebook") from None
     if not found: raise NoNotebook(f"{shown} has no grade cells: is it an exercise notebook?")
-    if stem and stem not in found: raise NoNotebook(f"{shown} belongs to chapter {clean(found[0], 40)}, not to {stem}")
+    if stem and stem not in found:
+        raise NoNotebook(f"{shown} belongs to chapter {clean(found[0], 40)}, not to {stem}")
     return list(dict.fromkeys(found))
 
 def grade_file(stem:str, path:Path)->Graded:
@@ -587,15 +653,17 @@ def grade_file(stem:str, path:Path)->Graded:
             elif "result" in line: results[line["result"]["name"]] = Result(**line["result"])
         if over: break
         if asking is None or asking in results: break
-        results[asking] = Result(asking, "timeout", 0, "the check of this answer had to be ended: is there a pattern or a number in it that takes for ever?")
+        results[asking] = Result(asking, "timeout", 0, "the check of this answer had to be ended")
     return Graded([results.get(n) or Result(n, "missing", 0, told) for n in exercises], levels or set())
 
 def judge_lines(stem:str, path:Path, results:dict, until:float):
-    "What a judge's process says, line by line, as it comes; at last `hung` where it had to be ended, or `failed`"
+    "What a judge's process says, line by line, as it comes; at last `hung` where it was ended, or `failed`"
     command = [sys.executable, str(HERE/"grade.py"), "--judge", stem, str(path.resolve())]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    run = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
-    with suppress(BrokenPipeError): wire.write(run.stdin.fileno(), json.dumps({n: asdict(r) for n, r in results.items()}).encode()+b"\n")
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    run = subprocess.Popen(command, env=env, start_new_session=True, **pipes)
+    decided = json.dumps({n: asdict(r) for n, r in results.items()})
+    with suppress(BrokenPipeError): wire.write(run.stdin.fileno(), decided.encode()+b"\n")
     patience, buffer = START_SECONDS+CELL_SECONDS+30, b""
     try:
         while True:
@@ -616,18 +684,21 @@ def judge_lines(stem:str, path:Path, results:dict, until:float):
 
 def wrapped(text:str, indent:str)->list[str]:
     "A text in lines of at most 110 characters"
-    return [l for part in text.split("\n") for l in textwrap.wrap(part, 110, initial_indent=indent, subsequent_indent=indent)]
+    wrapper = textwrap.TextWrapper(110, initial_indent=indent, subsequent_indent=indent)
+    return [line for part in text.split("\n") for line in wrapper.wrap(part)]
 
 def table(stem:str, results:list[Result])->str:
     "Scores of a chapter, a line each, and under it what is wrong"
     exercises, lines = load_exercises(stem), [stem]
     for r in results:
         ex = exercises[r.name]
-        told = clean(r.message).split(": write your answer")[0] if r.status == "open" else clean(r.message, 2500)
+        told = clean(r.message, 2500)
+        if r.status == "open": told = told.split(": write your answer")[0]
         line = f"  {ex.title:<34.34} {r.points:>2} / {ex.points:<2}  {r.status}"
         short = told and len(line)+len(told) < 110 and "\n" not in told
         lines += [line+": "+told] if short else [line, *wrapped(told, " "*6)]
-    lines.append(f"  {'together':<34} {sum(r.points for r in results):>2} / {sum(e.points for e in exercises.values())}")
+    points, total = sum(r.points for r in results), sum(e.points for e in exercises.values())
+    lines.append(f"  {'together':<34} {points:>2} / {total}")
     return "\n".join(lines)
 
 def folder_table(folder:Path, wanted:list[str]):
@@ -643,40 +714,44 @@ def folder_table(folder:Path, wanted:list[str]):
         for stem in found:
             graded, exercises = grade_file(stem, f), load_exercises(stem)
             each = "  ".join(f"{r.name} {r.points}/{exercises[r.name].points}" for r in graded.results)
-            total = sum(e.points for e in exercises.values())
-            yield f"{name}  {stem:<14} {sum(r.points for r in graded.results):>3} / {total}   {each}", graded.levels
+            points, total = sum(r.points for r in graded.results), sum(e.points for e in exercises.values())
+            yield f"{name}  {stem:<14} {points:>3} / {total}   {each}", graded.levels
 
 def isolation_line(levels:set)->str:
     "Which levels were on, and what that means"
     off = [l for l in LEVELS if l not in levels]
-    if not off: return "isolation: all five levels of chapter 17 were on"
-    told = f"isolation: without {', '.join(off)}"
-    return told+" (see the top of exercises/grade.py): " + ("code can read the graders and your files" if "files" in off else "grade only files that you would run yourself")
+    if not off: return f"isolation: all levels were on ({', '.join(LEVELS)})"
+    reach = "can read the graders and your files" if "files" in off else "may reach further than it should"
+    return (f"isolation: without {', '.join(off)} (see the top of exercises/grade.py): code {reach}; "
+            "grade only what you would run yourself")
 
 def main(argv:list[str]|None=None)->int:
     "The command line; returns the exit status"
     p = argparse.ArgumentParser(prog="grade.py", description="Scores of the exercises, each run on its own.")
     p.add_argument("chapter", nargs="?", help="its number, such as 01; without it every chapter")
-    p.add_argument("--solutions", action="store_true", help="grade the solutions instead; status 1 unless all are right")
+    p.add_argument("--solutions", action="store_true", help="grade these; status 1 unless all are right")
     p.add_argument("--file", type=Path, help="grade this copy of the exercise notebook")
     p.add_argument("--folder", type=Path, help="grade all notebooks in this folder, whoever they belong to")
     p.add_argument("--judge", nargs=2, metavar=("STEM", "FILE"), help=argparse.SUPPRESS)
     a = p.parse_args(argv)
     if a.judge: return judge_process(a.judge[0], Path(a.judge[1])) or 0
     there = stems()
-    wanted = [s for s in there if a.chapter is None or s == a.chapter or (a.chapter.isdigit() and int(s[:2]) == int(a.chapter))]
+    number = int(a.chapter) if a.chapter and a.chapter.isdigit() else None
+    wanted = [s for s in there if a.chapter in (None, s) or int(s[:2]) == number]
     def fail(why):
         print(f"error: {why}", file=sys.stderr)
         return 2
-    if not wanted: return fail(f"no exercises for chapter {clean(a.chapter, 40)}; there are: {', '.join(there)}")
-    if sum(map(bool, (a.file, a.folder, a.solutions))) > 1: return fail("give one of --file, --folder, --solutions")
+    chapters = ", ".join(there)
+    if not wanted: return fail(f"no exercises for chapter {clean(a.chapter, 40)}; there are: {chapters}")
+    if bool(a.file)+bool(a.folder)+a.solutions > 1: return fail("give one of --file, --folder, --solutions")
+    own = HERE/("solutions" if a.solutions else "")
     caller = Path(os.environ.get("NANOCHAT_CALLER") or os.getcwd())
     if a.folder:
         if not (caller/a.folder).is_dir(): return fail(f"no folder {clean(str(caller/a.folder), 200)}")
         return grade_folder(caller/a.folder, wanted)
     try:
         if a.file and a.chapter is None: wanted = [s for s in look_at(caller/a.file) if s in there]
-        paths = {s: caller/a.file if a.file else HERE/("solutions" if a.solutions else "")/f"{s}.ipynb" for s in wanted}
+        paths = {s: caller/a.file if a.file else own/f"{s}.ipynb" for s in wanted}
         for stem, path in paths.items(): look_at(path, stem)
     except NoNotebook as e: return fail(e)
     points = total = 0
@@ -684,7 +759,8 @@ def main(argv:list[str]|None=None)->int:
         graded = grade_file(stem, path)
         if not total: print(isolation_line(graded.levels))
         print(table(stem, graded.results), flush=True)
-        points, total = points+sum(r.points for r in graded.results), total+sum(e.points for e in load_exercises(stem).values())
+        points += sum(r.points for r in graded.results)
+        total += sum(e.points for e in load_exercises(stem).values())
     if len(wanted) > 1: print(f"all chapters: {points} of {total} points")
     return int(a.solutions and points < total)
 

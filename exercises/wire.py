@@ -1,9 +1,10 @@
 """Values as data: how an answer's results leave the student's process.
 
-A result travels as JSON in which every container has a tag, and is made anew on the other side from exact types only:
-numbers, text, bytes, lists, tuples, dicts, sets, arrays, tensors, and the library's own named tuples. Objects of a
-student's own classes do not travel, so nothing that a student wrote is ever called by whoever compares. No pickle is
-read from a student. `data(value)` is the same journey without a process: a cell in a notebook is judged by it, too.
+A result travels as JSON in which every container has a tag, and is made anew on the other side from exact
+types only: numbers, text, bytes, lists, tuples, dicts, sets, arrays, tensors, and the library's own named
+tuples. Objects of a student's own classes do not travel, so nothing that a student wrote is ever called by
+whoever compares. No pickle is read from a student. `data(value)` is the same journey without a process: a
+cell in a notebook is judged by it, too.
 """
 import base64, json, os, struct, sys
 from collections import Counter, deque
@@ -32,7 +33,8 @@ def encode(value):
     if value is None or kind in (bool, int, float, str): return value
     for base, exact in PLAIN:
         if issubclass(kind, base): return exact(value)
-    if issubclass(kind, (bytes, bytearray)): return [kind.__mro__[-2].__name__, text_of(bytes(memoryview(value)))]
+    for base in (bytes, bytearray):
+        if issubclass(kind, base): return [base.__name__, text_of(bytes(memoryview(value)))]
     if issubclass(kind, tuple): return encode_tuple(kind, value)
     if issubclass(kind, list): return ["list", *map(encode, list.__iter__(value))]
     if issubclass(kind, dict):
@@ -60,12 +62,14 @@ def encode_array(kind, value):
         return ["array", value.dtype.str, list(value.shape), text_of(value.tobytes())]
     if torch and issubclass(kind, torch.Tensor):
         flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        return ["tensor", str(value.dtype).removeprefix("torch."), list(value.shape), text_of(flat.numpy().tobytes())]
+        dtype = str(value.dtype).removeprefix("torch.")
+        return ["tensor", dtype, list(value.shape), text_of(flat.numpy().tobytes())]
 
 def encode_iterator(kind, value):
     "What a generator yields, or a range holds, as a list"
     if not hasattr(kind, "__next__") and kind not in VIEWS:
-        raise NotData(f"an object of type {kind.__name__} came back, which is not data: give back numbers, text, lists, dicts or tensors")
+        raise NotData(f"an object of type {kind.__name__} came back, which is not data: "
+                      "give back numbers, text, lists, dicts or tensors")
     items = list(islice(value, MOST_ITEMS+1))
     if len(items) > MOST_ITEMS: raise NotData(f"an iterator with more than {MOST_ITEMS:,} items came back")
     return ["list", *map(encode, items)]

@@ -16,6 +16,8 @@ def run(*args, **env):
 
 def cells(path): return [c for c in json.loads(Path(path).read_text("utf-8"))["cells"]]
 
+def first_cell(nb): return next("".join(c["source"]) for c in nb if c["cell_type"] == "code")
+
 def altered(stem, tmp_path, **code):
     "A student's copy of the exercise notebook in which some stubs are replaced, by the name of their exercise"
     nb = json.loads((ROOT/"exercises"/f"{stem}.ipynb").read_text("utf-8"))
@@ -57,6 +59,7 @@ def test_notebooks_have_task_stub_hints_and_grade_cell(stem):
         assert graded == list(exercises), f"grade cells of {where or 'exercises'}/{stem}"
     text = "".join("".join(c["source"]) for c in both[""])
     assert text.count("raise NotImplementedError") >= len(exercises)
+    assert all(first_cell(nb) == first_cell(cells(ROOT/"exercises"/"01_bpe.ipynb")) for nb in both.values())
     assert text.count("<details>") == text.count("</details>") == 3*len(exercises)
     assert not any(c.get("outputs") for c in both[""])
 
@@ -90,11 +93,12 @@ def test_each_exercise_stands_alone(tmp_path):
                    changes="while True:\n    try: pass\n    except Exception: pass", streaming=solution, language="def my_language(): raise SystemExit(5)")
     done = run("01", "--file", path, NANOCHAT_CELL_SECONDS="3")
     assert done.returncode == 0, done.stderr
-    lines = {l.split(".")[0].strip(): l for l in done.stdout.splitlines() if ". " in l}
+    told = done.stdout.splitlines()
+    lines = {l.split(".")[0].strip(): " ".join(told[i:i+4]) for i, l in enumerate(told) if l[:5].strip()[:1].isdigit() and ". " in l[:5]+" "}
     assert "error" in lines["1"] and "SyntaxError" in lines["1"]
     assert "error" in lines["2"] and "0 / 3" in lines["2"]
     assert "0 / 4" in lines["3"] and "open" not in lines["3"]
-    assert lines["4"].split()[-4:] == ["3", "/", "3", "solved"]
+    assert lines["4"].split("solved")[0].split()[-3:] == ["3", "/", "3"]
     assert "error" in lines["5"] and "SystemExit" in lines["5"]
     assert done.stdout.splitlines()[-1].split()[-3:] == ["3", "/", "15"]
 
@@ -111,7 +115,10 @@ def test_named_mistake_in_the_table(tmp_path):
     assert '"windows overlap"' in done.stdout
 
 @pytest.mark.parametrize("args,words", [(("77",), "no exercises for chapter 77"), (("bpe",), "no exercises for chapter bpe"), (("01", "--file", "/nowhere.ipynb"), "no notebook /nowhere.ipynb"),
-                                        (("01", "--file", __file__), "is not a notebook")])
+                                        (("01", "--file", __file__), "is not a notebook"), (("01", "--file", "/tmp"), "is a folder"), (("--file", "/dev/zero"), "is not a notebook"),
+                                        (("01", "--file", ROOT/"exercises"/"03_corpus.ipynb"), "belongs to chapter 03_corpus, not to 01_bpe"),
+                                        (("--file", ROOT/"nbs"/"01_bpe.ipynb"), "has no grade cells"), (("--folder", "/nowhere"), "no folder /nowhere"),
+                                        (("--folder", "/tmp", "--solutions"), "one of --file, --folder, --solutions"), (("01", "--file", "\x1b[2J"), "no notebook")])
 def test_bad_arguments(args, words):
     done = run(*args)
     assert done.returncode == 2 and done.stdout == ""
@@ -132,3 +139,106 @@ def test_time_limits_nest():
         with grading.time_limit(.2):
             with grading.time_limit(5): pass
             while True: pass
+
+# ---- a file is graded as the notebook runs ----
+
+SOLVED = {name: next("".join(c["source"]) for c, g in zip(code, code[1:]) if f'"{name}"' in "".join(g["source"]))
+          for code in [[c for c in cells(ROOT/"exercises"/"solutions"/"01_bpe.ipynb") if c["cell_type"] == "code"]]
+          for name in grading.load_exercises("01_bpe")}
+
+def results(path, stem="01_bpe"): return {r.name: r for r in grading.grade_file(stem, path).results}
+
+MAGICS = {
+    "a command": "!echo hello", "a command's output": "files = !ls\nassert len(files) > 0", "await": "import asyncio\nawait asyncio.sleep(0)\ny = [i async for i in (lambda: (i for i in []))()] if False else 1",
+    "names in a command": "who = 'me'\nassert (lambda f: f)(1)\nfiles = !echo {who} $who\nassert files == ['me me']",
+    "help": "count_pairs?", "more help": "??count_pairs", "timed": "x = %time 1+1\nassert x == 2", "a timed cell": "%%time\nz = 3", "settings": "%matplotlib inline\n%load_ext autoreload\n%autoreload 2",
+    "a script": "%%bash\necho hi", "display": "display(1)\nlen(In), len(Out), get_ipython()", "an underscore": "1+1", "the last result": "assert _ == 2",
+}
+
+def test_what_jupyter_understands_counts_by_the_door(tmp_path):
+    "Each of these stands before an answer, in its cell and in one of its own"
+    nb = json.loads(altered("01_bpe", tmp_path, **SOLVED).read_text("utf-8"))
+    nb["cells"][2:2] = [dict(cell_type="code", source=s, metadata={}, outputs=[], execution_count=None) for s in MAGICS.values()]
+    for c in nb["cells"]:
+        text = "".join(c["source"])
+        if c["cell_type"] == "code" and text.startswith("def ") and "%%" not in text: c["source"] = "!echo hello\nt = %time 1+1\nfiles = !ls\n"+text+"\nawait __import__('asyncio').sleep(0)"
+    path = tmp_path/"magic.ipynb"
+    path.write_text(json.dumps(nb))
+    assert [(r.name, r.status) for r in results(path).values()] == [(n, "solved") for n in SOLVED]
+
+def test_without_ipython_a_magic_is_named(monkeypatch):
+    "One line, and what follows still counts"
+    import student
+    monkeypatch.setitem(sys.modules, "IPython.core.interactiveshell", None)
+    class Notebook: number, grade = 7, print
+    shell = student.Shell(Notebook)
+    assert shell.run("x = 1") is None and shell.run("assert x == 1") is None
+    for source in ("!echo hello", "files = !ls", "x = %time 1+1", "x?", "%%bash\nls"):
+        assert "needs IPython, which is not installed here: not graded" in str(shell.run(source)), source
+    assert student.where(shell.run("1\n2 +")) == (7, 2, "2 +")
+
+def test_the_cell_that_should_have_defined_a_name_is_named(tmp_path):
+    nb = json.loads(altered("01_bpe", tmp_path, **{**SOLVED, "overlap": "def count_apart(ids) return 1", "hasty": "raise KeyError('mine')\ndef encode_word(*_): pass", "changes": "glue_and_updat = 1"}).read_text("utf-8"))
+    nb["cells"].insert(3, dict(cell_type="code", source="1/0  # has nothing to do with it", metadata={}, outputs=[], execution_count=None))
+    path = tmp_path/"broken.ipynb"
+    path.write_text(json.dumps(nb))
+    number = {"".join(c["source"]): i+1 for i, c in enumerate(nb["cells"])}
+    told = {n: r.message for n, r in results(path).items()}
+    assert f"SyntaxError" in told["overlap"] and f"in cell {number['def count_apart(ids) return 1']}, line 1: `def count_apart(ids) return 1`" in told["overlap"]
+    assert "KeyError: 'mine'" in told["hasty"] and "raise KeyError('mine')" in told["hasty"] and "encode_word" in told["hasty"]
+    assert "`glue_and_update` is not defined: no cell that ran defines it" in told["changes"]
+    assert not any("ZeroDivision" in t or "1/0" in t for t in told.values())
+    assert not told["streaming"] and not told["language"]
+
+def test_errors_come_with_their_line_and_input(tmp_path):
+    code = "def count_apart(ids):\n    found = {}\n    for i in range(len(ids)):\n        found[ids[i+1]] = 1\n    return found"
+    told = results(altered("01_bpe", tmp_path, overlap=code))["overlap"].message
+    assert "your code raised IndexError: list index out of range" in told
+    assert "line 4: `found[ids[i+1]] = 1`" in told and "with ids = [1, 1, 1, 1]" in told
+    space = {}
+    exec(compile(code, "a cell", "exec"), space)
+    told = grading.judge("overlap", grading.load_exercises("01_bpe")["overlap"], space["count_apart"]).message
+    assert "IndexError" in told and "in line 4 of its cell" in told and "with ids = [1, 1, 1, 1]" in told
+
+def test_the_table_shows_the_measured_line_and_whole_words(tmp_path, capsys):
+    assert grading.main(["01", "--file", str(altered("01_bpe", tmp_path, overlap="count_apart = count_pairs"))]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    ex = grading.load_exercises("01_bpe")["overlap"]
+    assert "ids [1, 1, 1, 1]: merge glues (1, 1) 2 times, your count says 3" in out and ex.wrong[0].why in out
+
+@pytest.mark.parametrize("value,text", [(11.2e9, "11.2e9"), (1e9, "1e9"), (123456.789, "123.456789e3"), (0.5, "0.5"), (1_000_000, "1_000_000"), ([1, 2.5, "a"], "[1, 2.5, 'a']"), ((1,), "(1,)"),
+                                        ({"a": 5e6}, "{'a': 5e6}"), (list(range(20)), "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, … 20 in all]"), (-2.5e6, "-2.5e6"), (float("inf"), "inf"), (True, "True"), (None, "None")])
+def test_numbers_as_people_write_them(value, text): assert grading.readable(value) == text
+
+@pytest.mark.parametrize("args", [("01", "--file", "mine.ipynb"), ("--file", "mine.ipynb"), ("--folder", ".")])
+def test_files_are_relative_to_the_caller(args, tmp_path):
+    altered("01_bpe", tmp_path, **SOLVED).rename(tmp_path/"mine.ipynb")
+    done = run(*args, NANOCHAT_CALLER=str(tmp_path))
+    assert done.returncode == 0 and "15 / 15" in done.stdout, done.stdout+done.stderr
+
+def test_outside_the_course_one_sentence(tmp_path):
+    "A copy of the notebook says where it belongs, in its first cell and in every grade cell"
+    from IPython.core.interactiveshell import InteractiveShell
+    code = [first_cell(cells(ROOT/"exercises"/"01_bpe.ipynb")), 'grade("01_bpe", "overlap", None)']
+    script = "import json, sys\nfrom IPython.core.interactiveshell import InteractiveShell\ns = InteractiveShell.instance()\nfor c in json.loads(sys.argv[1]): s.run_cell(c)"
+    done = subprocess.run([sys.executable, "-c", script, json.dumps(code)], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "IPYTHONDIR": str(tmp_path), "PYTHONPATH": ""})
+    said = [l for l in done.stdout.splitlines() if l.strip()]
+    assert len(said) == 2 and all("copy it into the course's folder `exercises`" in l for l in said), done.stdout+done.stderr
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_known_mistakes_are_refused_and_named_by_the_door_too(stem, tmp_path, monkeypatch):
+    "The student's process runs them: for this test it may read the grader"
+    monkeypatch.setenv("NANOCHAT_GRADE_LEVELS", "process limits namespace")
+    exercises = grading.load_exercises(stem)
+    loader = (f"import sys, importlib.util\nmine = sys.modules.pop('grade')\nsys.path.insert(0, {str(ROOT/'exercises')!r})\nimport grade as real\nE = real.load_exercises({stem!r})\nsys.modules['grade'] = mine")
+    wrong = [(name, k) for name, ex in exercises.items() for k in range(0, len(ex.wrong), 3)]
+    source = [loader, *(f'grade("{stem}", "{name}", E["{name}"].wrong[{k}].answer)' for name, k in wrong)]
+    path = tmp_path/f"{stem}.ipynb"
+    path.write_text(json.dumps(dict(cells=[dict(cell_type="code", source=s) for s in source])))
+    book = grading.Book(stem, path, {}, lambda **line: None)
+    book.judge()
+    assert not book.failed.get(1) and len(book.verdicts) == len(wrong), (book.failed, book.ended)
+    for i, (name, k) in enumerate(wrong):
+        result = book.verdicts[i+2, name]
+        assert result.status in ("wrong", "error") and not result.points
+        assert f'"{exercises[name].wrong[k].name}"' in result.message, (name, k, result)

@@ -148,6 +148,7 @@ HANGS = {
     "half a message": "import os\ndef count_apart(*_):\n    for fd in range(3, 30):\n        try: os.write(fd, b'\\x00\\x00\\x01\\x00{')\n        except OSError: pass\n    import time\n    time.sleep(1000)",
     "an iterator without end": "from itertools import count\ndef count_apart(*_): return count()",
     "writes files for ever": "i = 0\nwhile True:\n    i += 1\n    with open(f'f{i}', 'wb') as f: f.write(bytes(1 << 20))",
+    "fills the disk behind its back": "import mmap, os\nkept = []\nwhile True:\n    with open('f', 'w+b') as f:\n        f.truncate(1 << 23)\n        kept.append(mmap.mmap(f.fileno(), 1 << 23))\n        kept[-1][:] = b'x'*(1 << 23)\n    os.unlink('f')",
     "breaks the channel": "import os\ndef count_apart(*_):\n    for fd in range(3, 100):\n        try: os.write(fd, b'\\xff'*4096)\n        except OSError: pass\n    return 1",
     "closes the channel": "import os\nos.closerange(0, 100)\ndef count_apart(*_): return 1",
 }
@@ -229,7 +230,7 @@ def test_without_isolation_it_is_said(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("NANOCHAT_GRADE_LEVELS", "process limits")
     assert grading.main(["01", "--file", str(solved_with(tmp_path))]) == 0
     first = capsys.readouterr().out.splitlines()[0]
-    assert "without namespace, files, syscalls" in first and "can read the graders" in first
+    assert "without namespace, mounts, files, syscalls" in first and "can read the graders" in first
 
 @pytest.mark.parametrize("kind", ["a daemon", "many", "a process"])
 def test_nothing_lives_on_without_a_namespace(kind, tmp_path, monkeypatch):
