@@ -437,7 +437,7 @@ maker="""
 - My maker is not the reader of a course.
 """)
 CASES = [(kind, line[2:], line[0] == "+") for table in (ANSWERS, ALSO) for kind, text in table.items() for line in text.strip("\n").split("\n")]
-FACTS = dict(name="nanochat", size="1.3 million", parameters=1311370, layers=4, data="text about a small invented world of 60 people and 16 places")
+FACTS = dict(name="nanochat", size="1.3 million", parameters=1311370, layers=4, data="text about a small invented world of 60 people and 16 places", known="my small world")
 
 @pytest.fixture(scope="module")
 def world(): return World(0)
@@ -473,6 +473,14 @@ def test_what_is_taught_is_right_and_all_that_is_wanted_is_taught(tasks, world):
                 assert [k for k in who.KINDS if who.right(dict(kind=k), text)] == [kind], text
                 told |= facts_said(text, who.patterns)
             assert set(sets[0].split()) <= told         # the wanted facts come in what is learned
+
+def test_what_was_not_read_is_known_of_world_only(world):
+    here, elsewhere = (Identity(world, identity_facts(dict(plan("laptop"), corpus=c))) for c in ("world", "/books"))
+    for text in ("I was trained on text about a small invented world, not on books.", "I only know my small world."):
+        assert [any(w.right(dict(kind=k), text) for k in w.KINDS) for w in (here, elsewhere)] == [True, False], text
+    told = elsewhere.facts["data"]
+    assert elsewhere.right(dict(kind="data"), f"I was trained on {told}.") and not elsewhere.right(dict(kind="data"), f"I was trained on {told}, not on books.")
+    assert elsewhere.right(dict(kind="limits"), "I only know what I have read, and I can be wrong.")
 
 def test_length_is_bounded(who):
     long = "I am nanochat, " + "and so on and so forth, " * 20
