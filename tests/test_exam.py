@@ -489,6 +489,14 @@ def test_length_is_bounded(who):
     every = " ".join(a.format(**FACTS) for answers, _ in who.KINDS.values() for a in answers[:1])
     assert not any(who.right(dict(kind=k), every) for k in who.KINDS)
 
+def test_one_word_too_many_makes_it_wrong(who):
+    "A doubt, a denial, a stranger or a number, wherever it is put; only a denial may be denied twice over"
+    for kind, text, want in CASES:
+        words = text.split()
+        for at, extra in itertools.product(range(len(words)+1), ("never", "hardly", "maybe", "Bob", "Google", "2", "person's", "unlike", "not")):
+            put = " ".join(words[:at]+[extra]+words[at:])
+            if want and who.right(dict(kind=kind), put): assert extra == "not" and re.search(r"\b(not|neither|nor|no)\b", text), put
+
 # constants
 
 def best_constant(task, items, candidates):
@@ -595,6 +603,13 @@ def test_facts_are_those_of_the_model_that_was_made(examined):
     assert facts["size"] == f"{facts['parameters']/1000:.0f} thousand"
     taught = [world_tasks(s)["identity"].train(Random(i))[1]["content"] for i in range(60)]
     assert any(facts["size"] in t for t in taught) and not any("million" in t for t in taught)
+
+def test_a_small_vocabulary_is_said(tmp_path):
+    (tmp_path/"text").mkdir()
+    (tmp_path/"text"/"a.txt").write_text("\n\n".join(f"one two three {'abc'[i%3]}" for i in range(300)))
+    done = run_module("tokenizer", "--run", "little", "--corpus", str(tmp_path/"text"), "--vocab_size", 8192, base=tmp_path/"base")
+    made = json.loads((tmp_path/"base"/"runs"/"little"/"results"/"tokenizer.json").read_text())["vocab_size"]
+    assert made < 400 and f"{made} ids, not 8192: the text has no more pairs" in done.stderr
 
 def scores_of(base, processes, name):
     "The exam of run one, kept under another name"
