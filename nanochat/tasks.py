@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['LETTERS', 'IN_DIGITS', 'NUMBER', 'TRUE_CLAUSES', 'WORDS', 'GOES_ON', 'END', 'SHORT_FORMS', 'GREETINGS', 'KIND_WORDS',
-           'STOP', 'OPENING', 'JOINT', 'Verdict', 'SCORED', 'said', 'Task', 'statement', 'McEasy', 'with_letters',
-           'McHard', 'WhichLetter', 'WordProblems', 'final_number', 'Sums', 'Code', 'Spelling', 'in_words',
-           'identity_facts', 'as_regex', 'one_or_more', 'pieces', 'clause_patterns', 'plain', 'facts_said', 'Identity',
-           'Dialogues', 'Documents', 'Passages', 'world_tasks', 'Mixture', 'answers', 'row_text', 'by_likelihood',
-           'by_speech', 'dealt', 'core_exam', 'task_exam', 'evaluate_tasks', 'keep_scores', 'score_line', 'main']
+           'STOP', 'OPENING', 'JOINT', 'YES_IS_WRONG', 'NO_IS_WRONG', 'Verdict', 'SCORED', 'said', 'Task', 'statement',
+           'McEasy', 'with_letters', 'McHard', 'WhichLetter', 'WordProblems', 'final_number', 'Sums', 'Code',
+           'Spelling', 'in_words', 'identity_facts', 'as_regex', 'one_or_more', 'pieces', 'clause_patterns', 'plain',
+           'facts_said', 'agrees', 'Identity', 'Dialogues', 'Documents', 'Passages', 'world_tasks', 'Mixture',
+           'answers', 'row_text', 'by_likelihood', 'by_speech', 'dealt', 'core_exam', 'task_exam', 'evaluate_tasks',
+           'keep_scores', 'score_line', 'main']
 
 # %% ../nbs/19_tasks.ipynb #d0b66ee1
 import random, re, secrets, time
@@ -391,6 +392,32 @@ def facts_said(
         at = JOINT.match(text, end).end()
     return facts
 
+# %% ../nbs/19_tasks.ipynb #12e95bf6
+# Words of a question that make "Yes" untrue, and those that make "No" untrue where none of the others is there
+YES_IS_WRONG = dict(
+name="Alice|Robert|Max|Bob|Jarvis|Siri|Alexa|Claude|Gemini|ChatGPT|secret|shorter|longer",
+kind_of_thing="""person|human|somebody|born|baby|child|boy|girl|man|woman|breathe|eat|feelings?|experience|soul|
+heart|hungry|tired|afraid|hurt|happy|emotion|die|hand|alive|living creature""",
+size="big|large|giant|elephant|billions", data="books|newspapers?|internet|Wikipedia|poems|conversations",
+limits="news|internet|time|photographs|novel|medical|taxes|remember|always right|everything",
+maker="OpenAI|Google|Microsoft|university|students|corporation|firm|company|government|lab|team")
+NO_IS_WRONG = dict(
+name="nanochat", kind_of_thing="software|program|chatbot|machine|language model|computer",
+size="small|smaller|smallest|tiny|millions", data="invented|made up|synthetic",
+limits="wrong|mistaken|mistakes|incorrect", maker="reader|course")
+
+def agrees(
+    question:str,
+    kind:str,      # of the question
+    text:str,      # an answer
+)->bool:
+    "Does a Yes or a No in front of an answer fit the question, as far as its words tell?"
+    opening = re.match(r"\W*(yes|no)\W", plain(text)+" ")
+    def asks(words): return re.search(r"\b(?:"+"".join(words.split("\n"))+r")\b", question, re.I)
+    if not opening: return True
+    untrue = asks(YES_IS_WRONG[kind])
+    return not untrue if opening[1] == "yes" else bool(untrue or not asks(NO_IS_WRONG[kind]))
+
 # %% ../nbs/19_tasks.ipynb #69f22078
 class Identity(Task):
     "Who are you? Right is what says what was asked and nothing that is false"
@@ -426,7 +453,8 @@ class Identity(Task):
     def right(self, it:dict, text:str)->bool:
         told = facts_said(text, self.patterns)
         answers = [set(facts.split()) for facts in self.KINDS[it["kind"]][1]]
-        return told is not None and told-{"aside"} in answers
+        asked = told is not None and told-{"aside"} in answers
+        return asked and agrees(it["question"], it["kind"], text)
 
 # %% ../nbs/19_tasks.ipynb #438d3784
 class Dialogues(Task):
