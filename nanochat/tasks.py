@@ -328,7 +328,7 @@ def pieces(
     n = facts["layers"]
     out["LAYERS"] = f"(?:{n}|{NUMBERS[n] if n < len(NUMBERS) else n}) (?:layers|blocks)"
     out["DATA"], out["KNOWN"] = re.escape(facts["data"]), f"(?:of )?{re.escape(facts['known'])}"
-    out["OTHER_TEXT"] = "(?!)"                                                       # nothing: who knows what was in a folder
+    out["OTHER_TEXT"] = "(?!)"      # matches nothing: who knows what was in a folder
     # of World's text more can be said, and more shortly
     if found := re.fullmatch(r"text about a small invented world of (.*)", facts["data"]):
         world = "(?:(?:text|texts|stories) about )?a small,? invented world"
@@ -393,11 +393,11 @@ def facts_said(
     return facts
 
 # %% ../nbs/19_tasks.ipynb #12e95bf6
-# Words of a question that make "Yes" untrue, and those that make "No" untrue where none of the others is there
+# Words of a question that make "Yes" untrue, and those that make "No" untrue where none of these is there
 YES_IS_WRONG = dict(
 name="Alice|Robert|Max|Bob|Jarvis|Siri|Alexa|Claude|Gemini|ChatGPT|secret|shorter|longer",
-kind_of_thing="""person|human|somebody|born|baby|child|boy|girl|man|woman|breathe|eat|feelings?|experience|soul|
-heart|hungry|tired|afraid|hurt|happy|emotion|die|hand|alive|living creature""",
+kind_of_thing="""person|human|somebody|born|baby|child|boy|girl|man|woman|breathe|eat|feelings?|experience|
+soul|heart|hungry|tired|afraid|hurt|happy|emotion|die|hand|alive|living creature""",
 size="big|large|giant|elephant|billions", data="books|newspapers?|internet|Wikipedia|poems|conversations",
 limits="news|internet|time|photographs|novel|medical|taxes|remember|always right|everything",
 maker="OpenAI|Google|Microsoft|university|students|corporation|firm|company|government|lab|team")
@@ -431,7 +431,8 @@ class Identity(Task):
                "I am small: {size} parameters in {layers} layers."],
               ["parameters layers", "parameters layers name", "parameters layers model"]),
         data=(["I was trained on {data}.", "I learned from {data}."], ["data", "data name", "data model"]),
-        limits=(["I only know {known}, and I can be wrong.", "I know little beyond {known}, and I can be wrong."],
+        limits=(["I only know {known}, and I can be wrong.",
+                 "I know little beyond {known}, and I can be wrong."],
                 ["knows_little can_be_wrong", "knows_little", "can_be_wrong",
                  "knows_little can_be_wrong model", "knows_little model", "can_be_wrong model"]),
         maker=(["I was made by the reader of a course, on this machine.",
