@@ -248,6 +248,7 @@ def train_tokenizer(
                 n = len(d.encode()); seen += n; bar.update(n)
                 if seen >= n_bytes: return
     tok = Tokenizer.train(docs(), vocab_size)
+    if tok.vocab_size < vocab_size: print0(f"tokenizer: {tok.vocab_size} ids, not {vocab_size}: the text has no more pairs")
     tok.save(rdir/"tokenizer")
     save_result(rdir, "tokenizer", dict(vocab_size=tok.vocab_size, bytes=seen, seconds=time.perf_counter()-start, trainer="rust" if has_crate() else "python", corpus_hash=corpus_hash(corpus, seed)))
     return tok
@@ -267,7 +268,6 @@ def main(
     s = read_settings(rdir, corpus=corpus, vocab_size=vocab_size, seed=seed)
     if (rdir/"tokenizer"/"tokenizer.json").exists() and read_result(rdir, "tokenizer"): return print0("tokenizer: already there")
     tok = train_tokenizer(rdir, corpus or s.get("corpus", "world"), seed if seed is not None else s.get("seed", 0), vocab_size or s.get("vocab_size", 4096), n_bytes or s.get("tokenizer_bytes", 4_000_000))
-    r, wanted = read_result(rdir, "tokenizer"), vocab_size or s.get("vocab_size", 4096)
-    if tok.vocab_size < wanted: print0(f"tokenizer: {tok.vocab_size} ids, not {wanted}: the text has no more pairs")
+    r = read_result(rdir, "tokenizer")
     update_summary(rdir, seconds=dict(tokenizer=r["seconds"]), peak_rss_mb=peak_rss_mb())
     print0(f"tokenizer: {tok.vocab_size} ids from {r['bytes']/1e6:.1f} MB in {r['seconds']:.1f} s ({r['trainer']} trainer)")

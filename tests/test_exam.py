@@ -437,7 +437,9 @@ maker="""
 - My maker is not the reader of a course.
 """)
 CASES = [(kind, line[2:], line[0] == "+") for table in (ANSWERS, ALSO) for kind, text in table.items() for line in text.strip("\n").split("\n")]
-FACTS = dict(name="nanochat", size="1.3 million", parameters=1311370, layers=4, data="text about a small invented world of 60 people and 16 places")
+FACTS = dict(name="nanochat", size="1.3 million", parameters=1311370, layers=4, data="text about a small invented world of 60 people and 16 places", known="my small world")
+
+def item(kind, question="Tell me."): return dict(kind=kind, question=question)
 
 @pytest.fixture(scope="module")
 def world(): return World(0)
@@ -454,12 +456,12 @@ def test_there_are_answers_of_both_sorts():
 
 @pytest.mark.parametrize("kind", ANSWERS)
 def test_verdicts_by_hand(who, kind):
-    wrong = [(text, want) for k, text, want in CASES if k == kind and who.right(dict(kind=kind), text) != want]
+    wrong = [(text, want) for k, text, want in CASES if k == kind and who.right(item(kind), text) != want]
     assert not wrong
 
 def test_right_for_one_kind_is_wrong_for_the_others(who):
     for kind, text, want in CASES:
-        if want: assert [k for k in who.KINDS if who.right(dict(kind=k), text)] == [kind], text
+        if want: assert [k for k in who.KINDS if who.right(item(k), text)] == [kind], text
     sets = [frozenset(facts.split()) for _, answers in who.KINDS.values() for facts in answers]
     assert len(sets) == len(set(sets))                  # no set of facts answers two kinds: so no constant can
 
@@ -470,16 +472,39 @@ def test_what_is_taught_is_right_and_all_that_is_wanted_is_taught(tasks, world):
             told = set()
             for a in answers:
                 text = a.format(**who.facts)
-                assert [k for k in who.KINDS if who.right(dict(kind=k), text)] == [kind], text
+                assert [k for k in who.KINDS if who.right(item(k), text)] == [kind], text
                 told |= facts_said(text, who.patterns)
             assert set(sets[0].split()) <= told         # the wanted facts come in what is learned
 
+def test_what_was_not_read_is_known_of_world_only(world):
+    here, elsewhere = (Identity(world, identity_facts(dict(plan("laptop"), corpus=c))) for c in ("world", "/books"))
+    for text in ("I was trained on text about a small invented world, not on books.", "I only know my small world."):
+        assert [any(w.right(item(k), text) for k in w.KINDS) for w in (here, elsewhere)] == [True, False], text
+    told = elsewhere.facts["data"]
+    assert elsewhere.right(item("data"), f"I was trained on {told}.") and not elsewhere.right(item("data"), f"I was trained on {told}, not on books.")
+    assert elsewhere.right(item("limits"), "I only know what I have read, and I can be wrong.")
+
 def test_length_is_bounded(who):
     long = "I am nanochat, " + "and so on and so forth, " * 20
-    assert not who.right(dict(kind="name"), long) and not who.right(dict(kind="name"), "I am nanochat. "*2) and not who.right(dict(kind="name"), "!"*100_000)
-    assert not who.right(dict(kind="kind_of_thing"), "I am not a person, "*2000)
+    assert not who.right(item("name"), long) and not who.right(item("name"), "I am nanochat. "*2) and not who.right(item("name"), "!"*100_000)
+    assert not who.right(item("kind_of_thing"), "I am not a person, "*2000)
     every = " ".join(a.format(**FACTS) for answers, _ in who.KINDS.values() for a in answers[:1])
-    assert not any(who.right(dict(kind=k), every) for k in who.KINDS)
+    assert not any(who.right(item(k), every) for k in who.KINDS)
+
+def test_one_word_too_many_makes_it_wrong(who):
+    "A doubt, a denial, a stranger or a number, wherever it is put; only a denial may be denied twice over"
+    for kind, text, want in CASES:
+        words = text.split()
+        for at, extra in itertools.product(range(len(words)+1), ("never", "hardly", "maybe", "Bob", "Google", "2", "person's", "unlike", "not")):
+            put = " ".join(words[:at]+[extra]+words[at:])
+            if want and who.right(item(kind), put): assert extra == "not" and re.search(r"\b(not|neither|nor|no)\b", text), put
+
+@pytest.mark.parametrize("kind,question,answer,want", [("maker", "Did OpenAI develop you?", "Yes, the reader of a course made me.", False), ("maker", "Did OpenAI develop you?", "No, the reader of a course made me.", True),
+    ("name", "Are you called Alice?", "Yes, I am nanochat.", False), ("name", "Are you called Alice?", "No. My name is nanochat.", True), ("name", "Do you have a name, dear?", "Yes, my name is nanochat.", True),
+    ("name", "Are you nanochat?", "No, I am nanochat.", False), ("kind_of_thing", "Have you got a heart that beats?", "Yes! I am a language model.", False), ("kind_of_thing", "Is this a chatbot?", "No, I am a language model, not a person.", False),
+    ("kind_of_thing", "Is this a chatbot?", "Yes, I am a language model, not a person.", True), ("kind_of_thing", "Be honest, are you human or software?", "No, I am a language model.", True),
+    ("size", "Do you count as a big network?", "Yes, I have 1.3 million parameters in 4 layers.", False), ("limits", "Could you be mistaken about something?", "No, I can be wrong.", False), ("limits", "Could you be mistaken about something?", "Yes, I can be wrong.", True)])
+def test_yes_and_no_must_be_true(who, kind, question, answer, want): assert who.right(item(kind, question), answer) == want
 
 # constants
 
@@ -496,7 +521,7 @@ def test_no_constant_knows_who_it_is(who):
     strings = [sep.join(rng.sample(taught + denied + written, k)) for k in range(2, 7) for sep in (" ", ", ", " and ") for _ in range(300)]
     pairs = [f"{a} {b}" for a, b in itertools.permutations(taught, 2)]
     kinds = Counter(it["kind"] for it in items)
-    by_kind = {c: sum(n for kind, n in kinds.items() if who.right(dict(kind=kind), c)) for c in taught + denied + written + pairs + strings}
+    by_kind = {c: sum(n for kind, n in kinds.items() if who.right(item(kind), c)) for c in taught + denied + written + pairs + strings}
     best = max(by_kind, key=by_kind.get)
     print(f"{len(by_kind):,} constants; the best, {best!r}, is right for {by_kind[best]} of {len(items)}")
     assert max(kinds.values())/len(items) < 0.2 and by_kind[best] <= max(kinds.values())
@@ -587,6 +612,13 @@ def test_facts_are_those_of_the_model_that_was_made(examined):
     assert facts["size"] == f"{facts['parameters']/1000:.0f} thousand"
     taught = [world_tasks(s)["identity"].train(Random(i))[1]["content"] for i in range(60)]
     assert any(facts["size"] in t for t in taught) and not any("million" in t for t in taught)
+
+def test_a_small_vocabulary_is_said(tmp_path):
+    (tmp_path/"text").mkdir()
+    (tmp_path/"text"/"a.txt").write_text("\n\n".join(f"one two three {'abc'[i%3]}" for i in range(300)))
+    done = run_module("tokenizer", "--run", "little", "--corpus", str(tmp_path/"text"), "--vocab_size", 8192, base=tmp_path/"base")
+    made = json.loads((tmp_path/"base"/"runs"/"little"/"results"/"tokenizer.json").read_text())["vocab_size"]
+    assert made < 400 and f"{made} ids, not 8192: the text has no more pairs" in done.stderr
 
 def scores_of(base, processes, name):
     "The exam of run one, kept under another name"
