@@ -123,8 +123,8 @@ def readable(order:dict)->list[str]:
     python = [sys.base_prefix+"/lib", sys.base_prefix+"/bin", sys.prefix+"/bin", sys.prefix+"/pyvenv.cfg"]
     python += order["path"]
     system = ["/bin", "/lib", "/lib64", "/usr/bin", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache",
-              "/etc/localtime", "/usr/share/zoneinfo", "/usr/share/terminfo", "/usr/share/fonts", "/dev/urandom", "/dev/zero",
-              "/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system/cpu"]
+              "/etc/localtime", "/usr/share/zoneinfo", "/usr/share/terminfo", "/usr/share/fonts",
+              "/dev/urandom", "/dev/zero", "/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system/cpu"]
     return [*python, *system, order["library"]]
 
 def isolate(order:dict, own_namespace:bool)->list[str]:
