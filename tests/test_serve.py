@@ -294,8 +294,10 @@ def tab(chromium):
 WATCH = "window.seen = []; new MutationObserver(() => { const a = document.querySelector('.assistant'); if (a) seen.push(a.textContent.length); }).observe(document.getElementById('log'), {childList: true, subtree: true, characterData: true})"
 
 def test_page_streams_the_answer(tab, slow, tok):
-    outside = []
-    with serving(make_app(slow, tok, dict(name="slow"))) as u:
+    outside, app = [], make_app(slow, tok, dict(name="slow"))
+    with serving(app) as u:
+        engine = app.state.service.worker.engine; step = engine.step
+        engine.step = lambda: (time.sleep(.015), step())[1]            # slower than any browser on a busy machine
         tab.on("request", lambda r: outside.append(r.url) if not r.url.startswith((u, "data:")) else None)
         tab.goto(u); tab.evaluate(WATCH)
         assert tab.evaluate("document.activeElement.id") == "field" and tab.is_disabled("#go")       # ready to type, nothing to send yet
