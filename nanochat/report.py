@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['STAGES', 'METRICS', 'BPB', 'MOVES', 'COLORS', 'read_log', 'gather', 'table', 'clock', 'short', 'cell', 'score_table',
            'moved', 'move_rows', 'bpb_table', 'cost_table', 'sample_answers', 'new_figure', 'smooth', 'loss_figure',
-           'score_figure', 'bpb_figure', 'missing', 'provenance_lines', 'headline', 'render', 'write_report', 'main']
+           'score_figure', 'bpb_figure', 'missing', 'isolation_lines', 'provenance_lines', 'headline', 'render',
+           'write_report', 'main']
 
 # %% ../nbs/23_report.ipynb #b5115595
 import errno, io, math, os
@@ -218,6 +219,17 @@ def missing(res):
     return out
 
 # %% ../nbs/23_report.ipynb #f50f0337
+def isolation_lines(tasks):
+    "Behind which walls the model's programs were judged (chapter 17)"
+    seen = {}
+    for stage, exam in tasks.items():
+        levels = exam.get("isolation", {})
+        off = [name for name, on in levels.items() if not on]
+        text = ", ".join(name for name, on in levels.items() if on) or "none"
+        if off: text += f"; without {', '.join(off)}, which holds back accidents, not attacks"
+        if levels: seen.setdefault(text, []).append(stage)
+    return [f"{', '.join(stages)}: programs judged in isolation: {text}" for text, stages in seen.items()]
+
 def provenance_lines(res):
     "Where the numbers come from: settings, versions, machine, commit, data"
     s, out = res["settings"], []
@@ -228,7 +240,8 @@ def provenance_lines(res):
         p = r["provenance"]
         text = (f"nanochat commit {p.get('commit') or 'unknown'}, Python {p['python']}, torch {p['torch']}, {p.get('gpu') or p['cpu']}, {p['cores']} cores, {r['threads']} threads, {r['dtype']}")
         seen.setdefault(text, []).append(stage)
-    return out+[f"{', '.join(stages)}: {text}" for text, stages in seen.items()]
+    out += [f"{', '.join(stages)}: {text}" for text, stages in seen.items()]
+    return out+isolation_lines(res["tasks"])
 
 # %% ../nbs/23_report.ipynb #8e44173f
 def headline(res):

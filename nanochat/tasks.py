@@ -32,7 +32,7 @@ from .runtime import (UserError, end_dist, friendly, init_dist, newest_run, peak
                               read_result, run_dir, run_lock, save_result, update_summary, world_size)
 from .scaling import all_params, config_for
 from .tokenizer import Tokenizer
-from .tools import calculate, judge_check, judge_code, read_tests
+from .tools import calculate, isolation, judge_check, judge_code, read_tests
 from .world import NUMBERS, RELATIONS, WITH_ASK, Fact, World, cap, choice_lines, phrases, who_are_you
 
 # %% ../nbs/19_tasks.ipynb #79309986
@@ -691,7 +691,7 @@ def keep_scores(
         if v.get("too_long"): short[name]["too_long"] = v["too_long"]
     in_all = dict(evaluate=seconds_in_all)
     update_summary(rdir, scores={stage: short}, seconds=in_all, peak_rss_mb=peak_rss_mb())
-    result = dict(stage=stage, seconds=seconds, scores=scores, samples=samples, facts=facts)
+    result = dict(stage=stage, seconds=seconds, scores=scores, samples=samples, facts=facts, isolation=isolation())
     save_result(rdir, f"tasks_{stage}", result)
 
 def score_line(

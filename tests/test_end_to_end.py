@@ -57,6 +57,7 @@ def test_report_states_every_score(smoke):
     s = json.loads((smoke.dir/"results"/"summary.json").read_text())
     for word in ("BASE", "MID", "SFT", "RL", "bits per byte"): assert word.lower() in text.lower(), word
     assert f"{s['bpb']['base']:.3f}" in text or f"{s['bpb']['base']:.2f}" in text
+    assert "programs judged in isolation: process, limits" in text, "which levels were on"
     assert list(smoke.dir.glob("**/*.png")), "no figure"
     for line in text.splitlines():                       # every picture that the report shows is there
         if line.startswith("!["): assert (smoke.dir/line.split("](")[1].rstrip(")").strip()).exists(), line
