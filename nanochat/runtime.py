@@ -83,7 +83,7 @@ def _system_error(e):
     if not isinstance(e, OSError) or not isinstance(e.filename, (str, os.PathLike)): return None
     path = Path(e.filename)
     if not (path.is_relative_to(base) or base.is_relative_to(path)): return None
-    if isinstance(e, FileNotFoundError):
+    if isinstance(e, FileNotFoundError) and path.is_relative_to(base/"runs"):
         return f"{path} is gone: it was removed or moved while it was in use; put it back, or begin again"
     return f"{path} can't be used ({e.strerror}): set NANOCHAT_BASE_DIR to a folder that can be read and written"
 
