@@ -28,7 +28,7 @@ def base_dir()->Path:
 
 # %% ../nbs/00_runtime.ipynb #a1bd0109
 class UserError(Exception):
-    "Something the reader can mend: one line that says what was wrong, where, and what to do"
+    "Something the reader can put right: one line that says what was wrong, where, and what to do"
 
 class Damaged(UserError):
     "A file or checkpoint whose bytes are not those that were written"
@@ -560,7 +560,7 @@ def _check_plan(rdir):
     "settings.json must hold a plan; one without a seal gets it now"
     settings = read_settings(rdir)
     if not settings: return
-    missing = [k for k in ("corpus", "seed", "depth", "base") if k not in settings]
+    missing = [k for k in ("corpus", "seed", "base") if k not in settings]
     stages = [k for k in ("base", "mid", "sft", "rl") if k in settings]
     missing += [f"{k}.steps" for k in stages if not isinstance(settings[k], dict) or not isinstance(settings[k].get("steps"), int)]
     if missing:

@@ -2,7 +2,7 @@
 import contextlib, errno, fcntl, io, json, os, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import pytest
-from conftest import ROOT, Run, door, door_environment, environment, flip, leftovers, lines_of, one_line, run_module
+from conftest import ROOT, TRAIN, Run, door, door_environment, environment, flip, leftovers, lines_of, one_line, run_module
 
 # --- one lock for a whole job, torchrun's workers included ---
 
@@ -124,7 +124,7 @@ sft.main()
 """
 
 @pytest.mark.slow
-@pytest.mark.parametrize("at", [1, 2])      # the first file that is written, and one inside a checkpoint
+@pytest.mark.parametrize("at", [1, 3])      # the log (its folder is the second), and a file inside a checkpoint
 def test_a_kill_in_mid_write_leaves_parts_that_the_next_start_removes(smoke, tmp_path, at):
     run = smoke.before("mid", tmp_path)
     with open(run.dir/"log.jsonl", "a") as f: f.write("half a li")       # so that the log is written first
@@ -146,7 +146,7 @@ def test_the_door_removes_the_parts_too(smoke, tmp_path):
     assert door("--run", run.name, base=run.base).returncode == 0
     assert not leftovers(run.dir)
 
-# --- forty kinds of damage ---
+# --- damage ---
 
 def forge(checkpoint, meta):
     "Give a checkpoint another meta.json, with the fingerprint that fits it"
@@ -156,9 +156,9 @@ def forge(checkpoint, meta):
     (checkpoint/"meta.sha256").write_text(hashlib.sha256(text.encode()).hexdigest()+"\n")
 
 def another_digit(file):
-    "Change the last digit that is no part of a fingerprint"
+    "Change the first digit: the last of a long fraction may be one that no float keeps"
     text = file.read_text()
-    at = [m.start() for m in re.finditer(r"\d", text.split('"sha256"')[0])][-1]
+    at = re.search(r"\d", text).start()
     file.write_text(text[:at]+str((int(text[at])+1) % 10)+text[at+1:])
 
 def in_place_of(file, folder=False):
@@ -169,113 +169,177 @@ def in_place_of(file, folder=False):
 def last_line(file, *lines):
     with open(file, "ab") as f: f.write(b"".join(line.encode() if isinstance(line, str) else line for line in lines))
 
-# what is damaged: (how, how the line of the next start must begin, a word in it). "warning": it goes on by itself; "error": it says what to do
-DAMAGE = {
-    "meta without files":        (lambda r: forge(r.last("rl"), {"step": 6}), "warning", "lists no files"),
-    "meta with empty files":     (lambda r: forge(r.last("mid"), {"files": {}}), "warning", "lists no files"),
-    "meta a list":               (lambda r: forge(r.last("sft"), [1, 2]), "warning", "lists no files"),
-    "meta a number":             (lambda r: forge(r.last("rl"), "7"), "warning", "lists no files"),
-    "meta no JSON, well hashed": (lambda r: forge(r.last("rl"), "{"), "warning", "no JSON"),
-    "meta nested for ever":      (lambda r: forge(r.last("rl"), "["*100_000), "warning", "no JSON"),
-    "meta lists of no files":    (lambda r: forge(r.last("rl"), {"files": {"model.safetensors": 5}}), "warning", "no size"),
-    "meta gone":                 (lambda r: (r.last("rl")/"meta.json").unlink(), "warning", "meta.json"),
-    "meta a folder":             (lambda r: in_place_of(r.last("rl")/"meta.json", folder=True), "warning", "meta.json"),
-    "weights a folder":          (lambda r: in_place_of(r.last("rl")/"model.safetensors", folder=True), "warning", "model.safetensors"),
-    "weights gone":              (lambda r: (r.last("sft")/"model.safetensors").unlink(), "warning", "model.safetensors"),
-    "a bit of the weights":      (lambda r: flip(r.last("rl")/"model.safetensors"), "warning", "model.safetensors"),
-    "a file called step_7":      (lambda r: (r.dir/"rl"/"step_7").write_text("x"), None, ""),
-    "a file called step_999":    (lambda r: (r.dir/"mid"/"step_999").write_text("x"), None, ""),
-    "step_x and step_²":         (lambda r: [(r.dir/"rl"/n).mkdir() for n in ("step_x", "step_²", "step_007", "step_"+"9"*5000 if False else "step_-1")], None, ""),
-    "an empty later step":       (lambda r: (r.dir/"rl"/"step_999").mkdir(), "warning", "step_999"),
-    "a stage is a file":         (lambda r: in_place_of(r.dir/"rl"), "error", "rl is a file"),
-    "settings gone":             (lambda r: (r.dir/"settings.json").unlink(), "error", "settings.json is gone"),
-    "settings cut":              (lambda r: (r.dir/"settings.json").write_text('{"tier": "sm'), "error", "settings.json"),
-    "settings {}":               (lambda r: (r.dir/"settings.json").write_text("{}"), "error", "settings.json"),
-    "settings []":               (lambda r: (r.dir/"settings.json").write_text("[]"), "error", "settings.json"),
-    "settings a text":           (lambda r: (r.dir/"settings.json").write_text('"smoke"'), "error", "settings.json"),
-    "settings with a part only": (lambda r: (r.dir/"settings.json").write_text('{"tier": "smoke", "corpus": "world"}'), "error", "settings.json"),
-    "settings without steps":    (lambda r: (r.dir/"settings.json").write_text(json.dumps({**r.settings, "base": {}, "sha256": None})), "error", "settings.json"),
-    "a digit of the settings":   (lambda r: another_digit(r.dir/"settings.json"), "error", "settings.json"),
-    "settings a folder":         (lambda r: in_place_of(r.dir/"settings.json", folder=True), "error", "settings.json"),
-    "settings not UTF-8":        (lambda r: (r.dir/"settings.json").write_bytes(b"\xff\xfe{}"), "error", "settings.json"),
-    "a result is a text":        (lambda r: (r.dir/"results"/"mid.json").write_text('"fine"'), "warning", "mid.json"),
-    "a result is a list":        (lambda r: (r.dir/"results"/"tasks_sft.json").write_text("[]"), "warning", "tasks_sft.json"),
-    "a result is null":          (lambda r: (r.dir/"results"/"tokenizer.json").write_text("null"), "warning", "tokenizer.json"),
-    "a result is cut":           (lambda r: (r.dir/"results"/"evaluate_base.json").write_text('{"bpb'), "warning", "evaluate_base.json"),
-    "a digit of a result":       (lambda r: another_digit(r.dir/"results"/"base.json"), "warning", "base.json"),
-    "a result not UTF-8":        (lambda r: (r.dir/"results"/"rl.json").write_bytes(b"\xff\xff"), "warning", "rl.json"),
-    "a result is a folder":      (lambda r: in_place_of(r.dir/"results"/"rl.json", folder=True), "error", "rl.json is a folder"),
-    "results is a file":         (lambda r: in_place_of(r.dir/"results"), "error", "results is a file"),
-    "summary cut":               (lambda r: (r.dir/"results"/"summary.json").write_text('{"scores'), "warning", "summary.json"),
-    "summary {}":                (lambda r: (r.dir/"results"/"summary.json").write_text("{}"), "warning", "summary.json"),
-    "summary without scores":    (lambda r: (r.dir/"results"/"summary.json").write_text('{"bpb": {}}'), "warning", "summary.json"),
-    "a digit of the summary":    (lambda r: another_digit(r.dir/"results"/"summary.json"), "warning", "summary.json"),
-    "summary gone":              (lambda r: (r.dir/"results"/"summary.json").unlink(), None, ""),
-    "log not UTF-8":             (lambda r: last_line(r.dir/"log.jsonl", b'{"stage": "b\xff\xfe"}\n'), None, ""),
-    "log of numbers and lists":  (lambda r: last_line(r.dir/"log.jsonl", "7\n[1, 2]\n\"x\"\nnull\n{}\n", '{"stage": "rl", "step": "six"}\n{"stage": 4, "step": 1, "loss": 1, "tokens": 1}\n'), None, ""),
-    "log without losses":        (lambda r: last_line(r.dir/"log.jsonl", '{"stage": "base", "step": 7}\n{"stage": "base", "step": 8, "loss": null, "tokens": 9}\n'), None, ""),
-    "log is a folder":           (lambda r: in_place_of(r.dir/"log.jsonl", folder=True), "error", "log.jsonl is a folder"),
-    "log gone":                  (lambda r: (r.dir/"log.jsonl").unlink(), None, ""),
-    "tokenizer cut":             (lambda r: (r.dir/"tokenizer"/"tokenizer.json").write_text('{"ranks'), "warning", "tokenizer.json"),
-    "a digit of the tokenizer":  (lambda r: another_digit(r.dir/"tokenizer"/"tokenizer.json"), "warning", "tokenizer.json"),
-    "tokenizer is a file":       (lambda r: in_place_of(r.dir/"tokenizer"), "error", "tokenizer is a file"),
-    "report gone":               (lambda r: (r.dir/"report.md").unlink(), None, ""),
-}
-
-def clear(done, begins, word):
-    "What a start says of a damage: its own line, and no traceback"
-    assert "Traceback" not in done.stderr, done.stderr
-    if begins == "error": one_line(done, word, status=1)
-    else:
-        assert done.returncode == 0, done.stderr
-        said = [l for l in done.stderr.splitlines() if l.startswith("warning: ")]
-        assert (word in " ".join(said)) if begins else not said, done.stderr
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", DAMAGE)
-def test_every_damage_is_one_line_and_a_way_on(smoke, tmp_path, name):
-    harm, begins, word = DAMAGE[name]
-    run = smoke.copy(tmp_path)
-    harm(run)
-    clear(door("--run", run.name, base=run.base), begins, word)
-    if begins == "error":                                       # the line named a file to put back or to move away: that is the way on
-        bad = run.dir/{"settings": "settings.json", "results": "results", "tokenizer": "tokenizer", "log": "log.jsonl"}.get(name.split()[0], "rl" if "stage" in name else "results/rl.json")
-        if bad.exists(): bad.rename(tmp_path/"aside")
-        good = smoke.dir/bad.relative_to(run.dir)
-        if good.name == "settings.json": shutil.copy(good, bad)
-        assert door("--run", run.name, base=run.base).returncode == 0
+def finished(run):
+    "The next start finds nothing left to do, and what was made is what an undisturbed run made"
     last = door("--run", run.name, base=run.base)
     assert last.returncode == 0 and "finished already" in last.stderr, last.stderr
-    summary, want = (json.loads((r.dir/"results"/"summary.json").read_text()) for r in (run, smoke))
-    same = ("scores", "bpb", "tokens", "params", "seed")
-    assert {k: summary[k] for k in same} == {k: want[k] for k in same}
     assert (run.dir/"report.md").exists() and not leftovers(run.dir)
+
+def same_numbers(run, undisturbed):
+    mine, theirs = (json.loads((r.dir/"results"/"summary.json").read_text()) for r in (run, undisturbed))
+    for part in ("scores", "bpb", "tokens", "params", "seed"): assert mine[part] == theirs[part], part
+    for stage in TRAIN: assert run.weights(stage) == undisturbed.weights(stage), stage
+
+def goes_on(run, words):
+    "One start that names every damage in a warning, and ends well"
+    done = door("--run", run.name, base=run.base, timeout=600)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    warned = [l for l in done.stderr.splitlines() if l.startswith("warning: ")]
+    for place, word in words: assert any(str(place) in l and word in l for l in warned), f"{place}: {word}\n{done.stderr}"
+    return done
+
+CHECKPOINT = {   # how a checkpoint is damaged, and a word of the warning
+    "meta without files":        (lambda c: forge(c, {"step": 6}), "lists no files"),
+    "meta with empty files":     (lambda c: forge(c, {"files": {}}), "lists no files"),
+    "meta a list":               (lambda c: forge(c, [1, 2]), "lists no files"),
+    "meta a number":             (lambda c: forge(c, "7"), "lists no files"),
+    "meta no JSON, well hashed": (lambda c: forge(c, "{"), "no JSON"),
+    "meta nested for ever":      (lambda c: forge(c, "["*100_000), "no JSON"),
+    "meta lists numbers":        (lambda c: forge(c, {"files": {"model.safetensors": 5}}), "no size"),
+    "meta gone":                 (lambda c: (c/"meta.json").unlink(), "meta.json"),
+    "meta a folder":             (lambda c: in_place_of(c/"meta.json", folder=True), "meta.json"),
+    "weights a folder":          (lambda c: in_place_of(c/"model.safetensors", folder=True), "model.safetensors"),
+    "weights gone":              (lambda c: (c/"model.safetensors").unlink(), "model.safetensors"),
+    "a bit of the weights":      (lambda c: flip(c/"model.safetensors"), "model.safetensors"),
+}
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", range(0, len(CHECKPOINT), len(TRAIN)))
+def test_damaged_checkpoints_are_named_and_made_again(smoke, tmp_path, group):
+    "Four kinds of damage at once, one in each stage"
+    run, words = smoke.copy(tmp_path), []
+    for stage, name in zip(TRAIN, list(CHECKPOINT)[group:]):
+        harm, word = CHECKPOINT[name]
+        harm(run.last(stage))
+        words.append((f"{stage}/step_", word))
+    goes_on(run, words)
+    same_numbers(run, smoke)
+    finished(run)
+
+RESULT = {   # a result, and what is found in its place
+    "mid": '"fine"', "tasks_sft": "[]", "tokenizer": "null", "evaluate_base": '{"bpb', "base": another_digit, "rl": b"\xff\xff", "tasks_rl": "{}", "sft": "["*100_000, "evaluate_mid": another_digit}
+
+@pytest.mark.slow
+def test_damaged_results_are_named_and_made_again(smoke, tmp_path):
+    run = smoke.copy(tmp_path)
+    for name, harm in RESULT.items():
+        file = run.dir/"results"/f"{name}.json"
+        if callable(harm): harm(file)
+        else: file.write_bytes(harm if isinstance(harm, bytes) else harm.encode())
+    for module, args, name in (("sft", ("--stage", "mid"), "mid"), ("evaluate", ("--stage", "base"), "evaluate_base"), ("tasks", ("--stage", "sft"), "tasks_sft")):
+        one_line(run_module(module, "--run", run.name, *args, base=run.base, check=False), f"{name}.json is damaged", "remove it")
+    done = goes_on(run, [(f"results/{name}.json", "damaged") for name in RESULT])
+    assert {l[3:-3] for l in done.stderr.splitlines() if l.startswith("== ")} == {*RESULT, "report"}, "these steps, and no others"
+    same_numbers(run, smoke)
+    finished(run)
+
+SUMMARY = {"cut": '{"scores', "{}": "{}", "without scores": '{"bpb": {}}', "a list for scores": '{"scores": [], "bpb": {}, "seconds": {}, "tokens": {}}', "a digit": another_digit, "gone": lambda f: f.unlink()}
+
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", SUMMARY.values(), ids=SUMMARY)
+def test_a_damaged_summary_is_no_dead_end(smoke, tmp_path, harm):
+    run = smoke.copy(tmp_path)
+    file = run.dir/"results"/"summary.json"
+    if callable(harm): harm(file)
+    else: file.write_text(harm)
+    from nanochat.report import gather
+    with contextlib.redirect_stderr(io.StringIO()) as said: res = gather(run.dir)          # the report works before anything is made again
+    assert ("summary.json is damaged" in said.getvalue()) == file.exists()
+    assert res["summary"]["scores"] == gather(smoke.dir)["summary"]["scores"]
+    goes_on(run, [("summary.json", "damaged")] if file.exists() else [])
+    same_numbers(run, smoke)
+    finished(run)
+
+@pytest.mark.slow
+def test_what_is_no_part_of_a_run_is_passed_over(smoke, tmp_path):
+    "Files that are called as checkpoints are, and lines of the log that are no entries"
+    run = smoke.copy(tmp_path)
+    for stage, name in (("rl", "step_7"), ("mid", "step_999"), ("rl", "step_"+"9"*200)): (run.dir/stage/name).write_text("x")
+    for name in ("step_x", "step_²", "step_٣", "step_007", "step_-1", "step_"): (run.dir/"rl"/name).mkdir()
+    last_line(run.dir/"log.jsonl", b'{"stage": "b\xff\xfe"}\n', "7\n[1, 2]\n\"x\"\nnull\n{}\n", '{"stage": "rl", "step": "six"}\n{"stage": 4, "step": 1, "loss": 1, "tokens": 1}\n',
+              '{"stage": "base", "step": 7}\n{"stage": "base", "step": 8, "loss": null, "tokens": 9}\n{"stage": "base", "step": 9, "loss": NaN, "tokens": 9}\n', "["*100_000+"\n", '{"stage": "rl", "st')
+    finished(run)
+    assert "finished" in door("runs", base=run.base).stdout
+    run_module("report", "--run", run.name, base=run.base)
+    assert (run.dir/"report.md").read_bytes() == (smoke.dir/"report.md").read_bytes()
+    shutil.rmtree(run.last("mid"))                                # and training goes on among them
+    (run.dir/"mid"/"step_40").write_text("a file, where the checkpoint was")
+    run.train("mid")
+    assert run.weights("mid") == smoke.weights("mid")
+    (run.dir/"log.jsonl").unlink()
+    run_module("report", "--run", run.name, base=run.base)
+
+REFUSED = {   # what can't be made again: (how, the file that the line names, a word)
+    "a stage is a file":         (lambda r: in_place_of(r.dir/"rl"), "rl", "is a file"),
+    "settings gone":             (lambda r: (r.dir/"settings.json").unlink(), "settings.json", "is gone"),
+    "settings cut":              (lambda r: (r.dir/"settings.json").write_text('{"tier": "sm'), "settings.json", "damaged"),
+    "settings empty":            (lambda r: (r.dir/"settings.json").write_text(""), "settings.json", "damaged"),
+    "settings {}":               (lambda r: (r.dir/"settings.json").write_text("{}"), "settings.json", "damaged"),
+    "settings []":               (lambda r: (r.dir/"settings.json").write_text("[]"), "settings.json", "damaged"),
+    "settings a text":           (lambda r: (r.dir/"settings.json").write_text('"smoke"'), "settings.json", "damaged"),
+    "settings nested for ever":  (lambda r: (r.dir/"settings.json").write_text("["*100_000), "settings.json", "damaged"),
+    "settings with a part only": (lambda r: (r.dir/"settings.json").write_text('{"tier": "smoke", "corpus": "world"}'), "settings.json", "has no seed"),
+    "settings without steps":    (lambda r: (r.dir/"settings.json").write_text(json.dumps({**r.settings, "base": {}, "sha256": None})), "settings.json", "has no base.steps"),
+    "a digit of the settings":   (lambda r: another_digit(r.dir/"settings.json"), "settings.json", "sha256 differs"),
+    "settings a folder":         (lambda r: in_place_of(r.dir/"settings.json", folder=True), "settings.json", "damaged"),
+    "settings not UTF-8":        (lambda r: (r.dir/"settings.json").write_bytes(b"\xff\xfe{}"), "settings.json", "damaged"),
+    "a result is a folder":      (lambda r: in_place_of(r.dir/"results"/"rl.json", folder=True), "results/rl.json", "is a folder"),
+    "results is a file":         (lambda r: in_place_of(r.dir/"results"), "results", "is a file"),
+    "log is a folder":           (lambda r: in_place_of(r.dir/"log.jsonl", folder=True), "log.jsonl", "is a folder"),
+    "tokenizer is a file":       (lambda r: in_place_of(r.dir/"tokenizer"), "tokenizer", "is a file"),
+}
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_made_again_is_refused_with_a_way_on(smoke, tmp_path, name):
+    harm, file, word = REFUSED[name]
+    run = smoke.copy(tmp_path)
+    harm(run)
+    one_line(door("--run", run.name, base=run.base), file, word, status=1)
+    listed = door("runs", base=run.base)
+    assert listed.returncode == 0 and run.name in listed.stdout and not listed.stderr, listed.stderr
+    assert ("settings" in listed.stdout) == (file == "settings.json")
+    if (run.dir/file).exists(): (run.dir/file).rename(tmp_path/"aside")
+    good = smoke.dir/file                                         # put back, as the line says
+    shutil.copytree(good, run.dir/file) if good.is_dir() else shutil.copy2(good, run.dir/file)
+    finished(run)
+
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", [lambda f: f.write_text('{"ranks'), another_digit, lambda f: f.unlink(), lambda f: f.write_text("[]")], ids=["cut", "a digit", "gone", "a list"])
+def test_a_damaged_tokenizer_is_made_again(smoke, tmp_path, harm):
+    run = smoke.copy(tmp_path)
+    file = run.dir/"tokenizer"/"tokenizer.json"
+    good = file.read_bytes()
+    harm(file)
+    goes_on(run, [("tokenizer.json", "damaged")] if file.exists() else [])
+    assert file.read_bytes() == good
+    finished(run)
 
 DTYPE = {"cut": '{"dty', "empty": "", "{}": "{}", "unknown": '{"dtype": "float8", "threads": 1}', "no torch dtype": '{"dtype": "nn", "threads": 1}',
          "threads a text": '{"dtype": "float32", "threads": "two"}', "threads 0": '{"dtype": "float32", "threads": 0}', "a list": '["float32"]', "not UTF-8": "\udcff"}
 
-@pytest.mark.slow
 @pytest.mark.parametrize("text", DTYPE.values(), ids=DTYPE)
-def test_a_damaged_dtype_is_that_of_the_checkpoints(smoke, tmp_path, text):
+def test_a_damaged_dtype_is_that_of_the_checkpoints(smoke, tmp_path, text, capsys):
+    from nanochat.runtime import run_lock
     run = smoke.before("rl", tmp_path)
     was = json.loads((run.dir/"dtype.json").read_text())["dtype"]
     (run.dir/"dtype.json").write_bytes(text.encode(errors="surrogateescape"))
-    done = run.train("rl")
-    assert "dtype.json is damaged" in done.stderr and "Traceback" not in done.stderr
+    with run_lock(run.dir): pass                                 # what every module does first
+    assert "dtype.json is damaged; it is made again from sft/step_40" in capsys.readouterr().err
     assert json.loads((run.dir/"dtype.json").read_text())["dtype"] == was
+    for stage in ("base", "mid", "sft"): shutil.rmtree(run.dir/stage)
+    (run.dir/"dtype.json").write_bytes(text.encode(errors="surrogateescape"))
+    with run_lock(run.dir): pass
+    assert "the dtype is chosen anew" in capsys.readouterr().err and not (run.dir/"dtype.json").exists()
 
 def test_settings_are_never_planned_anew_over_old_checkpoints(smoke, tmp_path):
-    for lost in ("settings.json",):
-        run = smoke.before("mid", tmp_path/"a")
-        (run.dir/lost).unlink()
-        for module, args in (("pretrain", ()), ("scaling", ()), ("sft", ("--stage", "mid")), ("evaluate", ()), ("tasks", ("--stage", "base"))):
-            one_line(run_module(module, "--run", run.name, *args, base=run.base, check=False), "settings.json is gone", "clean")
-        one_line(door("--run", run.name, "--tier", "laptop", base=run.base), "settings.json is gone", status=1)
-        assert not (run.dir/lost).exists()
-        assert "settings lost" in door("runs", base=run.base).stdout
-        (run.dir/lost).write_text("{}")
-        assert "settings damaged" in door("runs", base=run.base).stdout
-        assert door("clean", run.name, base=run.base).returncode == 0 and not run.dir.exists()
+    run = smoke.before("mid", tmp_path)
+    file = run.dir/"settings.json"
+    file.unlink()
+    for module, args in (("pretrain", ()), ("scaling", ()), ("sft", ("--stage", "mid")), ("evaluate", ())):
+        one_line(run_module(module, "--run", run.name, *args, base=run.base, check=False), "settings.json is gone", "clean")
+    one_line(door("--run", run.name, "--tier", "laptop", base=run.base), "settings.json is gone", status=1)
+    assert not file.exists() and "settings lost" in door("runs", base=run.base).stdout
+    assert door("clean", run.name, base=run.base).returncode == 0 and not run.dir.exists()
 
 def test_a_setting_changed_on_purpose_is_sealed_again(smoke, tmp_path):
     run = smoke.before("mid", tmp_path)
