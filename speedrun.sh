@@ -76,7 +76,7 @@ train() {
   READ_ONLY=""
   if [ -d "$RUN_DIR" ] && [ ! -w "$RUN_DIR" ]; then READ_ONLY=yes; else lock; fi    # a store that can only be read may hold a finished run
   [ $fresh = 0 ] || trap 'house forget "$RUN"' EXIT    # a start that is refused leaves no empty run behind
-  STARTED=""
+  STARTED=""; FINISHED=" $(house finished "$RUN") "
   road
   if [ -n "$STARTED" ]; then say "run $RUN is finished: $(clock $((SECONDS-began))) in this start"; else say "run $RUN is finished already"; fi
   say "report: $RUN_DIR/report.md"
@@ -85,6 +85,7 @@ train() {
 
 step() {   # step NAME MODULE OPTIONS: run one module of the library, unless its work is there and whole
   local name=$1 status=0; shift
+  case "$STARTED$FINISHED" in *yes*) ;; *" $name "*) return 0 ;; esac       # until a step has run, what was looked up at the start holds
   house done "$RUN" "$name" || status=$?
   [ $status != 0 ] || return 0
   [ $status = 10 ] || exit $status
@@ -411,7 +412,7 @@ def digest(file):
 def done(run, step):
     "Is the work of a step there and whole? A stage whose newest checkpoint is damaged is not: its module goes back and finishes it again"
     d, s = path(run), settings(run)
-    if step == "settings": return s is not None
+    if s is None or step == "settings": return s is not None
     if step == "report":
         made = [f.stat().st_mtime for f in (d/"results").glob("*.json")]
         return (d/"report.md").exists() and (d/"results"/"summary.json").exists() and (d/"report.md").stat().st_mtime >= max(made)
@@ -422,6 +423,11 @@ def done(run, step):
         there = steps(run, step); last = max(there, default=None)
         return last == s[step]["steps"] and whole(there[last])
     return True
+
+def finished(run):
+    "All steps whose work is there and whole"
+    road = ["settings", "tokenizer", "evaluate_tokenizer", *(f"{kind}{st}" for st in STAGES for kind in ("", "evaluate_", "tasks_")), "report"]
+    return " ".join(step for step in road if done(run, step))
 
 def where(run):
     "How far a run is, in two words"

@@ -51,7 +51,7 @@ def walk(
                 seen.add((stat.st_dev, stat.st_ino))
                 wanted.append(name)
         folders[:] = wanted
-        for name in names:
+        for name in sorted(names):
             file = place/name
             if name.startswith("."): left.append((file, "hidden"))
             elif not file.is_file(): left.append((file, "a link to nothing" if file.is_symlink() else "not a file"))

@@ -28,7 +28,7 @@ def base_dir()->Path:
 
 # %% ../nbs/00_runtime.ipynb #a1bd0109
 class UserError(Exception):
-    "Something the reader can mend: one line that says what was wrong, where, and what to do"
+    "Something the reader can put right: one line that says what was wrong, where, and what to do"
 
 class Damaged(UserError):
     "A file or checkpoint whose bytes are not those that were written"
@@ -43,12 +43,30 @@ class _Closed(io.TextIOBase):
     def write(self, text):
         raise UserError("stdout is closed, so there is nowhere to print to: start the command without `>&-`")
 
+def _drop_stdout(stream):
+    "What can't be printed is given up, so that Python does not try it again at its end"
+    with contextlib.suppress(OSError, ValueError): os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+class _Stdout:
+    "The stdout of a command: its own errors are told from those of the disk that a run is on"
+    def __init__(self, stream): self.stream = stream
+    def __getattr__(self, name): return getattr(self.stream, name)
+    def _try(self, act, *args):
+        try: return act(*args)
+        except BrokenPipeError: raise
+        except OSError as e:
+            _drop_stdout(self.stream)
+            raise UserError(f"stdout can't be written ({e.strerror}): send it elsewhere") from None
+    def write(self, text): return self._try(self.stream.write, text)
+    def flush(self): return self._try(self.stream.flush)
+
 def _ready():
     "Make the standard streams and Ctrl-C what the code below expects"
     if None in (sys.stdin, sys.stdout, sys.stderr):      # closed: no file opened later may get their numbers
         while (fd := os.open(os.devnull, os.O_RDWR)) < 3: pass
         os.close(fd)
     if sys.stdout is None: sys.stdout = _Closed()
+    elif isinstance(sys.stdout, io.TextIOWrapper): sys.stdout = _Stdout(sys.stdout)
     if sys.stderr is None: sys.stderr = open(os.devnull, "w")
     if getattr(sys.stdout, "errors", None) == "strict":  # a name that is not ASCII must not end a run on an ASCII terminal
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -62,20 +80,8 @@ def _check_device(func, args, kwargs):
         asked = inspect.signature(func).bind_partial(*args, **kwargs).arguments.get("device")
     if asked := asked or os.environ.get("NANOCHAT_DEVICE"): pick_device(asked)
 
-def _stdout_refuses():
-    "The error with which stdout refuses what waits to be printed, or None"
-    try: sys.stdout.flush()
-    except OSError as e: return e
-
-def _drop_stdout():
-    "What can't be printed is given up, so that Python does not try it again at its end"
-    with contextlib.suppress(OSError, ValueError): os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
 def _system_error(e):
     "One line for an error of the system that the reader can do something about; None for a bug"
-    if isinstance(e, OSError) and e.filename is None and (refused := _stdout_refuses()):
-        _drop_stdout()
-        return f"stdout can't be written ({refused.strerror}): send it elsewhere"
     base = base_dir()
     if _disk_full(e):
         return (f"no space left on the disk of {base}: free some, or set NANOCHAT_BASE_DIR to another disk, "
@@ -83,7 +89,7 @@ def _system_error(e):
     if not isinstance(e, OSError) or not isinstance(e.filename, (str, os.PathLike)): return None
     path = Path(e.filename)
     if not (path.is_relative_to(base) or base.is_relative_to(path)): return None
-    if isinstance(e, FileNotFoundError):
+    if isinstance(e, FileNotFoundError) and path.is_relative_to(base/"runs"):
         return f"{path} is gone: it was removed or moved while it was in use; put it back, or begin again"
     return f"{path} can't be used ({e.strerror}): set NANOCHAT_BASE_DIR to a folder that can be read and written"
 
@@ -93,6 +99,7 @@ def friendly(
     "Turn `UserError`, errors of the system and Ctrl-C into one line on stderr and an exit status"
     @functools.wraps(func)
     def _f(*args, **kwargs):
+        given = sys.stdout
         try:
             _ready()
             _check_device(func, args, kwargs)
@@ -102,12 +109,13 @@ def friendly(
         except UserError as e: sys.exit(f"error: {e}")
         except KeyboardInterrupt: sys.exit(130)                # as shells count it: 128 + SIGINT
         except BrokenPipeError:                                # `| head` has read enough: 128 + SIGPIPE
-            _drop_stdout()
+            _drop_stdout(given)
             sys.exit(141)
         except Exception as e:
             line = _system_error(e)
             if line is None: raise
             sys.exit(f"error: {line}")
+        finally: sys.stdout = given
     return _f
 
 # %% ../nbs/00_runtime.ipynb #08bf4def
@@ -560,7 +568,7 @@ def _check_plan(rdir):
     "settings.json must hold a plan; one without a seal gets it now"
     settings = read_settings(rdir)
     if not settings: return
-    missing = [k for k in ("corpus", "seed", "depth", "base") if k not in settings]
+    missing = [k for k in ("corpus", "seed", "base") if k not in settings]
     stages = [k for k in ("base", "mid", "sft", "rl") if k in settings]
     missing += [f"{k}.steps" for k in stages if not isinstance(settings[k], dict) or not isinstance(settings[k].get("steps"), int)]
     if missing:

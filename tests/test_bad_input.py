@@ -1,5 +1,5 @@
 "What a reader can get wrong, or a disk can do: one clear line, a status that is not 0, and nothing half written"
-import errno, gzip, json, lzma, os, random, shutil, signal, subprocess, sys, time
+import contextlib, errno, gzip, io, json, lzma, os, random, shutil, signal, subprocess, sys, time
 import pytest
 from conftest import ROOT, Run, door, door_environment, environment, flip, leftovers, one_line, run_module
 
@@ -69,6 +69,143 @@ def test_folder_of_blanks(base, tmp_path):
     folder = tmp_path/"texts"; folder.mkdir(); spoil_blank(folder)
     one_line(pretrain(base, folder), "texts")
     nothing_half(base)
+
+# --- folders as people have them ---
+
+def index_of(base, folder):
+    "What a start says of a folder, and the files that it reads, as a finished command would show it"
+    from nanochat import corpus, runtime
+    getattr(corpus, "_said", set()).clear()
+    before, out, err, status = os.environ.get("NANOCHAT_BASE_DIR"), io.StringIO(), io.StringIO(), 0
+    os.environ["NANOCHAT_BASE_DIR"] = str(base)
+    def command():
+        for file, *_ in corpus.folder_index(folder): print(file)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err): runtime.friendly(command)()
+    except SystemExit as e: status = 1; err.write(f"{e.code}\n")
+    finally:
+        os.environ.pop("NANOCHAT_BASE_DIR") if before is None else os.environ.__setitem__("NANOCHAT_BASE_DIR", before)
+    return subprocess.CompletedProcess([], status, out.getvalue(), err.getvalue())
+
+@pytest.fixture
+def texts(tmp_path):
+    "A folder with one good file"
+    folder = tmp_path/"texts"; folder.mkdir(); (folder/"good.txt").write_text(prose(3000))
+    return folder
+
+def test_what_is_left_out_of_a_folder_is_said(base, texts):
+    for name in ("part-000.json", "part-001.json", "page.html", "scan.pdf", "two.json.gz"): (texts/name).write_text("[]")
+    (texts/".git").mkdir(); (texts/"gone.txt").symlink_to("nowhere.txt"); (texts/"README.md").write_text("# About\n")
+    os.mkfifo(texts/"pipe.txt")
+    done = index_of(base, texts)
+    assert done.returncode == 0, done.stderr
+    line, = [l for l in done.stderr.splitlines() if l.startswith("corpus texts")]
+    for words in ("2 files are read (1 .md, 1 .txt)", "part-000.json", "and 2 more", "not a kind that is read", "hidden: .git", "gone.txt", "a link to nothing", "not a file: pipe.txt"): assert words in line, (words, line)
+    assert [l.rsplit("/", 1)[1] for l in done.stdout.splitlines()] == ["README.md", "good.txt"]
+
+def test_a_folder_of_other_files_names_them(base, tmp_path):
+    folder = tmp_path/"shards"; folder.mkdir()
+    for i in range(5): (folder/f"part-{i}.json").write_text("[]")
+    one_line(index_of(base, folder), "no file in it", "part-0.json", "and 2 more")
+
+def test_linked_folders_are_walked_once(base, texts, tmp_path):
+    other = tmp_path/"other"; other.mkdir(); (other/"far.txt").write_text(prose(2000, 1))
+    (texts/"linked").symlink_to(other); (texts/"twice").symlink_to(other); (other/"up").symlink_to(texts); (texts/"round").symlink_to(".")
+    done = index_of(base, texts)
+    assert done.returncode == 0, done.stderr
+    assert sorted(l.rsplit("/", 1)[1] for l in done.stdout.splitlines()) == ["far.txt", "good.txt"]
+    assert "a link to a folder that is read already" in done.stderr
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_what_may_not_be_read_is_named(base, texts, what, monkeypatch):
+    from nanochat.corpus import folder_index
+    from nanochat.runtime import UserError
+    inner = texts/"private"; inner.mkdir(); (inner/"a.txt").write_text(prose(2000))
+    target = inner if what == "folder" else inner/"a.txt"
+    target.chmod(0)
+    if os.getuid() == 0:
+        for d in (texts, *texts.parents):
+            if d.stat().st_uid == 0 and d.name.startswith(("texts", "test_", "pytest-")): d.chmod(0o755)
+        monkeypatch.setenv("NANOCHAT_BASE_DIR", str(texts.parent/"never-written"))
+        "".encode("utf-8-sig")                                          # so that nothing is left to import for a user who may not
+        os.seteuid(65534)
+    try:
+        with pytest.raises(UserError, match=f"private.*can't be read .Permission denied"): folder_index(texts)
+    finally:
+        if os.getuid() == 0: os.seteuid(0)
+        target.chmod(0o755)
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n"
+@pytest.mark.parametrize("name", ["a.txt", "a.md", "a.jsonl", "a.parquet", "a.csv", "a.txt.gz", "a.jsonl.xz", "a.jsonl.zst"])
+def test_a_pointer_is_not_the_text(base, texts, name):
+    (texts/name).write_bytes(POINTER)
+    one_line(index_of(base, texts), name, "Git LFS pointer", "git lfs pull")
+
+def test_the_base_folder_inside_the_corpus_is_left_out(texts):
+    base = texts/"nanochat"; base.mkdir()
+    first = index_of(base, texts)
+    assert first.returncode == 0 and "nanochat's own: nanochat" in first.stderr, first.stderr
+    (base/"runs"/"x").mkdir(parents=True); (base/"runs"/"x"/"log.jsonl").write_text('{"stage": "base", "step": 1}\n')
+    again = index_of(base, texts)
+    assert again.stdout == first.stdout and again.returncode == 0
+    home = index_of(texts, texts)                                       # the base folder itself as a corpus: its runs are no text
+    (texts/"runs").mkdir(exist_ok=True); (texts/"runs"/"log.jsonl").write_text("{}\n")
+    assert index_of(texts, texts).stdout == home.stdout
+
+GOOD = '{"text": "a good line"}\n'
+BAD_ROWS = {"quote": '{"text": "an "inner" quote"}\n', "null": '{"text": null}\n', "no text": '{"body": "x"}\n', "a list": '[1]\n', "a number": '{"text": 5}\n', "surrogate": '{"text": "\\ud83d"}\n', "half": '{"text": "x\n'}
+@pytest.mark.parametrize("row", BAD_ROWS.values(), ids=BAD_ROWS)
+def test_a_bad_row_is_named_and_one_in_a_hundred_passes(base, tmp_path, row):
+    folder = tmp_path/"texts"; folder.mkdir(); file = folder/"a.jsonl"
+    file.write_text(GOOD*4+row+GOOD)
+    one_line(index_of(base, folder), "a.jsonl, row 5", "1 of 6 rows")
+    file.write_text(GOOD*400+row+GOOD*4+row+GOOD*400)
+    done = index_of(base, folder)
+    assert done.returncode == 0 and "2 rows without a text are passed over, the first is" in done.stderr and "row 401" in done.stderr, done.stderr
+    from nanochat.corpus import read_texts
+    assert list(read_texts(file)) == ["a good line"]*804
+
+def test_json_errors_name_the_column(base, tmp_path):
+    (tmp_path/"a.jsonl").write_text(GOOD*4+'{"text": "an "inner" quote"}\n'+GOOD)
+    one_line(index_of(base, tmp_path/"a.jsonl"), "row 5: not JSON", "column 15")
+
+def test_a_cut_file_is_not_a_bad_row(base, tmp_path):
+    (tmp_path/"a.jsonl").write_text(GOOD*1000+'{"text": "and her')
+    one_line(index_of(base, tmp_path/"a.jsonl"), "row 1001", "cut short")
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "latin-1"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "a.csv"])
+def test_another_encoding_is_named_as_such(base, tmp_path, name, encoding):
+    text = "text\nKöln ist eine Stadt\n" if name.endswith("csv") else '{"text": "Köln ist eine Stadt"}\n'
+    (tmp_path/name).write_bytes(text.encode(encoding))
+    done = index_of(base, tmp_path/name)
+    one_line(done, name)
+    assert "UTF-8" in done.stderr or name.endswith("csv") and "no column" in done.stderr, done.stderr
+
+def test_tables_and_packed_files(base, tmp_path):
+    import pyarrow
+    from nanochat.corpus import read_texts
+    rows = ['plain', 'with "quotes", commas', 'two\nlines', 'x'*300_000]
+    import csv
+    with open(tmp_path/"a.csv", "w", newline="") as f: csv.writer(f).writerows([["id", "text"], *[[i, r] for i, r in enumerate(rows)]])
+    assert list(read_texts(tmp_path/"a.csv")) == rows
+    data = "".join(json.dumps(dict(text=r))+"\n" for r in rows).encode()
+    (tmp_path/"a.jsonl.zst").write_bytes(pyarrow.compress(data, "zstd", asbytes=True))
+    assert list(read_texts(tmp_path/"a.jsonl.zst")) == rows
+    (tmp_path/"b.csv").write_text("id;text\n1;x\n")
+    one_line(index_of(base, tmp_path/"b.csv"), "b.csv", "no column 'text'")
+    (tmp_path/"c.jsonl.zst").write_bytes(b"no zst at all")
+    one_line(index_of(base, tmp_path/"c.jsonl.zst"), "c.jsonl.zst")
+    (tmp_path/"d.csv").write_text("")
+    one_line(index_of(base, tmp_path/"d.csv"), "d.csv", "no column 'text'")
+
+def test_a_note_about_a_folder_that_is_damaged_is_made_again(base, texts):
+    first = index_of(base, texts)
+    note, = (base/"corpora").glob("*.json")
+    for spoilt in ("{}", "[[1]]", "[", "7", "[[1, 2, 3]]"):
+        note.write_text(spoilt)
+        again = index_of(base, texts)
+        assert again.returncode == 0 and again.stdout == first.stdout, again.stderr
 
 # --- shapes ---
 
