@@ -35,7 +35,7 @@ bash speedrun.sh DOOR
   test                             run every test
   lab                              JupyterLab at the course map
   chat   [--run NAME] [--stage S]  talk to a model in the terminal (default: the newest run, its last stage)
-  serve  [--run NAME] [--stage S] [--port N]   talk to it in the browser
+  serve  [--run NAME] [--stage S] [--port N] [--host ADDRESS] [--allowed_hosts NAMES]   talk to it in the browser
   report [--run NAME]              write its report card again
   grade  [NN] [--file F] [--folder DIR]   scores of your exercises, of a copy, of everybody's copies
   plan   [options]                 print the plan of a job, train nothing
@@ -56,7 +56,7 @@ main() {
     setup)  options "" "$@"; RETRY_CRATE=1; set_up; say "set up: $("$PY" --version), tokenizer trainer: $(trainer)" ;;
     test)   options "" "$@"; set_up; all_tests ;;
     chat)   options "run stage" "$@"; set_up; of_run; exec "$PY" -m nanochat.chat --run "$RUN" ${GIVEN[@]+"${GIVEN[@]}"} ;;
-    serve)  options "run stage port" "$@"; set_up; of_run; exec "$PY" -m nanochat.serve --run "$RUN" ${GIVEN[@]+"${GIVEN[@]}"} ;;
+    serve)  options "run stage port host allowed_hosts" "$@"; set_up; of_run; exec "$PY" -m nanochat.serve --run "$RUN" ${GIVEN[@]+"${GIVEN[@]}"} ;;
     report) options "run" "$@"; set_up; of_run; nano report --run "$RUN" ;;
     lab)    set_up; exec "$PY" -m jupyterlab --ServerApp.root_dir="$HERE" --LabApp.default_url=/lab/tree/nbs/index.ipynb "$@" ;;
     grade)  set_up; NANOCHAT_CALLER=$CALLER exec "$PY" exercises/grade.py "$@" ;;
@@ -503,7 +503,8 @@ run = Path(sys.argv[1]); s = json.loads((run/"settings.json").read_text()); devi
 def records():
     for f in sorted(Path("bench/results").glob(f"{s['tier']}_seed*.json")):
         r = json.loads(f.read_text())
-        if s["corpus"] == "world" and r["params"] == n_params(new_model(s, 0, "cpu", torch.float32))[0]: yield r
+        comparable = s["corpus"] == "world" and r["machine"]["peak_flops"]          # unknown on some GPUs
+        if comparable and r["params"] == n_params(new_model(s, 0, "cpu", torch.float32))[0]: yield r
 found = sorted(records(), key=lambda r: r["wall_seconds"]*r["machine"]["peak_flops"])       # one measured peak may be off: the middle one of the records
 kept = found[len(found)//2] if found else None; machine = kept["machine"] if kept else {}
 here = matmul_flops(getattr(torch, machine.get("dtype", "float32")), device)

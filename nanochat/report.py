@@ -261,7 +261,9 @@ def render(res):
     m, out = res["summary"], {}
     centered = {s: r["scores"]["core"]["centered"] for s, r in res["tasks"].items() if "centered" in r.get("scores", {}).get("core", {})}
     if any(m["scores"].values()):
-        out["Scores"] = "Share of right answers on held-out questions, with the 95% interval (Wilson; for the mean, which is unweighted, a bootstrap) and the number of questions.\n\n"+score_table(m["scores"], centered)
+        out["Scores"] = ("Share of right answers on held-out questions, with the 95% interval (Wilson; for the mean, "
+                         "which is unweighted, drawn from what the scores leave open) and the number of questions.\n\n"
+                         + score_table(m["scores"], centered))
     if rows := move_rows(m): out["What each stage moved"] = table(["stage", "its own number", "before", "after", ""], rows)
     if m["bpb"]: out["Bits per byte"] = "On the same validation text, special tokens not counted.\n\n"+bpb_table(m["bpb"])
     if res["stages"]: out["Cost"] = cost_table(res)

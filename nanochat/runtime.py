@@ -390,7 +390,7 @@ def read_settings(
     for name, value in given.items():
         if value is not None and name in settings and settings[name] != value:
             raise UserError(f"run {rdir.name!r} was made with {name} {settings[name]}, now {value}: "
-                            f"give this one another --run name, or `bash speedrun.sh clean` the old one")
+                            f"give this one another --run name, or remove the old one with `bash speedrun.sh clean {rdir.name}`")
     return settings
 
 # %% ../nbs/00_runtime.ipynb #fb69f95b
