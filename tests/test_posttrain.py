@@ -211,10 +211,11 @@ def test_one_that_fits_is_asked_in_turn_and_none_is_one_clear_line(tok):
     assert "seq_len" in str(e.value) and "\n" not in str(e.value)
 
 @pytest.mark.slow
-def test_the_smoke_tier_with_rows_of_32_tokens_is_reinforced(tmp_path):
+def test_the_smoke_tier_with_short_rows_of_bytes_is_reinforced(tmp_path):
     run = Run(tmp_path, "short")
-    run_module("pretrain", "--run", run.name, "--tier", "smoke", "--seq_len", 32, "--num_iterations", 2, "--dtype", "float32", base=tmp_path)
+    run_module("pretrain", "--run", run.name, "--tier", "smoke", "--seq_len", 64, "--vocab_size", 265, "--num_iterations", 2, "--dtype", "float32", base=tmp_path)
     s = run.settings
+    s.pop("sha256", None)                                                      # changed on purpose: the seal goes
     for stage in ("mid", "sft", "rl"): s[stage].update(steps=2, save_every=2)
     (run.dir/"settings.json").write_text(json.dumps(s))
     for stage in ("mid", "sft"):
@@ -269,6 +270,7 @@ def in_float32(run, stage, **cfg):
     "The run computes in float32 from here on, with shorter stages"
     (run.dir/"dtype.json").write_text('{"dtype": "float32", "threads": null}\n')
     s = run.settings
+    s.pop("sha256", None)                                                  # changed on purpose: the seal goes
     s[stage].update(cfg)
     (run.dir/"settings.json").write_text(json.dumps(s))
     return run
@@ -398,7 +400,7 @@ def test_invented_conversations_stay_whole(words, seq_len):
 @pytest.mark.parametrize("stage", ["mid", "sft"])
 @pytest.mark.parametrize("seq_len", [48, 128])
 def test_no_target_of_a_stage_follows_a_bos_in_mid_conversation(words, stage, seq_len):
-    s = plan("smoke", seq_len=seq_len)
+    s = dict(plan("smoke"), seq_len=seq_len)
     stream, user, end = sft.stage_stream(words, s, stage), ~words.special("<|user_start|>"), words.special("<|assistant_end|>")
     seen = headless = full = 0
     for ids, targets, _ in islice(stream, 30):
@@ -426,7 +428,7 @@ def brute_force(tok, s, stage, state):
 
 @pytest.mark.parametrize("stage", ["mid", "sft"])
 def test_the_counts_are_right_and_survive_a_stop(words, tmp_path, stage):
-    s = plan("smoke", seq_len=48, dtype="float32")
+    s = dict(plan("smoke", dtype="float32"), seq_len=48)
     s[stage].update(steps=5, save_every=2, rows=8, device_rows=4)
     rdir = tmp_path/"runs"/"demo"
     words.save(rdir/"tokenizer")
@@ -444,7 +446,7 @@ def test_the_counts_are_right_and_survive_a_stop(words, tmp_path, stage):
     assert read() == straight
 
 def test_a_stage_in_which_nothing_fits_ends_with_one_line(words):
-    with pytest.raises(UserError, match="none of the first 1,000 conversations fits") as e: next(sft.stage_stream(words, plan("smoke", seq_len=8), "sft"))
+    with pytest.raises(UserError, match="none of the first 1,000 conversations fits") as e: next(sft.stage_stream(words, dict(plan("smoke"), seq_len=8), "sft"))
     assert "seq_len" in str(e.value) and "\n" not in str(e.value)
 
 @settings(max_examples=150, deadline=None)
