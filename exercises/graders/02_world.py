@@ -1,9 +1,11 @@
 "Checks and known wrong answers for the exercises of chapter 02"
-import functools, hashlib, random, re, zlib
+import builtins, copy, functools, hashlib, random, re, zlib
+from contextlib import contextmanager
 from math import comb, perm
 from random import Random
 from nanochat.world import Fact, HELD_OUT_WORDINGS, PERSON, RELATIONS, World
 from grade import Exercise, Wrong
+from graders.common import call, telling, whole
 
 world = functools.lru_cache(World)
 
@@ -11,6 +13,14 @@ class Odd(str):
     "A text that equals itself and has another hash: what every text is in a process with another PYTHONHASHSEED"
     def __hash__(self): return hash(str(self)[::-1] + "odd")
     def __eq__(self, other): return str.__eq__(self, other)
+
+@contextmanager
+def other_hash():
+    "The built-in `hash` as in a process with another PYTHONHASHSEED"
+    real = builtins.hash
+    builtins.hash = lambda x: real((x, "odd"))
+    try: yield
+    finally: builtins.hash = real
 
 def first_fault(faults, *args):
     "A check that says the first of the faults"
@@ -50,13 +60,14 @@ def generated(w, relation, n=30_000):
     return len(seen)
 
 def count_check(answer):
-    made, got = generated(world(0), "legs"), answer(world(0), "legs")
-    assert got is not None, "nothing came back: is there a `return`?"
+    made, got = generated(world(0), "legs"), call('count_questions(World(0), "legs")', answer, world(0), "legs")
+    assert whole(got), f'count_questions(World(0), "legs") is {got!r}: a whole number is asked for, not a {type(got).__name__}'
     assert got == made, f"legs: the generator makes {made:,} different questions, you count {got:,}"
     right = counter()
     for seed in (0, 5):
         for relation in RELATIONS:
-            want, got = right(world(seed), relation), answer(world(seed), relation)
+            want = right(world(seed), relation)
+            got = call(f"count_questions(World({seed}), {relation!r})", answer, world(seed), relation)
             assert got == want, f"World({seed}), {relation}: there are {want:,} different questions, you count {got:,}"
 
 count = Exercise("1. How many questions?", 2, count_check, counter(),
@@ -69,6 +80,10 @@ count = Exercise("1. How many questions?", 2, count_check, counter(),
         Wrong("drawn with repetition", "you let the same wrong answer be drawn twice. After the first there is one less to draw from.", counter(ways=lambda m: m**3)),
         Wrong("people instead of values", "you count the other *facts*. Several people live in one village, and each village is offered once: count different values.", counter(size=lambda w, f: len(w.by_relation[f.relation])-1)),
         Wrong("every other value", "not every other value may be offered. Read `distractors`: nobody is their own friend, siblings keep their kind, and north has a rule.", counter(size=functools.partial(pool, people=False, directions=False))),
+        Wrong("the first fact speaks for all", "you look at one fact and multiply by the number of facts. For `friend`, `sibling`, `north` and `east` not every fact has equally many wrong answers: add up fact by fact.", lambda w, relation: len(RELATIONS[relation]["ask"])*4*perm(pool(w, w.by_relation[relation][0]), 3)*len(w.by_relation[relation])),
+        Wrong("four are drawn", "you draw four from the wrong answers. Only three are drawn; the fourth choice is the right one, which is always there.", counter(ways=lambda m: perm(m, 4), places=1)),
+        Wrong("the right one is drawn as well", "you draw four from all answers, the right one among them. Then many of your questions have no right choice: it is always there, and the other three are drawn.", counter(ways=lambda m: perm(m+1, 4), places=1)),
+        Wrong("statements instead of questions", "you count the ways to *say* a fact. Questions are in RELATIONS[relation]['ask'].", lambda w, relation: sum(len(RELATIONS[relation]["say"])*4*perm(pool(w, f), 3) for f in w.by_relation[relation])),
         Wrong("the map is forgotten", "for north and east the wrong answers are villages that do not lie further north or east than the subject itself: their number depends on where it lies.", counter(size=functools.partial(pool, directions=False)))])
 
 # ---- 2. a score too good: hold_out(facts, rng, share) -> set of facts ----
@@ -84,10 +99,10 @@ def likings(rng):
 
 def facts_to_split(seed): return world(seed).facts + likings(Random(seed))
 
-def splitter(both_ways=lambda f: True, take=None, whole=False, per_relation=True, own_order=False, by_set=False, halves=False):
+def splitter(both_ways=lambda f: True, take=None, whole=False, per_relation=True, own_order=False, by_set=False, halves=False, give_back=False, dice=lambda rng: rng, obey=True):
     "The answer, with switches for its mistakes"
     def hold_out(facts, rng, share=0.3):
-        there, held = set(facts), set()
+        there, held, rng, share = set(facts), set(), dice(rng), share if obey else 0.3
         for r in dict.fromkeys(f.relation for f in facts) if per_relation else [None]:
             mine = [f for f in facts if r in (None, f.relation)]
             groups = list(dict.fromkeys(tuple(sorted({f, turned(f)} & there)) if both_ways(f) else (f,) for f in mine))
@@ -96,6 +111,10 @@ def splitter(both_ways=lambda f: True, take=None, whole=False, per_relation=True
             else: rng.shuffle(groups)
             if whole:
                 if rng.random() < share: held |= set(mine)
+                continue
+            if give_back:
+                one = set(rng.sample(mine, round(share*len(mine))))
+                held |= {f for f in one if turned(f) not in there-one}
                 continue
             want, n = round(share*len(mine)), 0
             for g in groups:
@@ -109,11 +128,12 @@ def split_faults(answer, seeds=(0, 3)):
     for seed in seeds:
         facts = facts_to_split(seed)
         there, before = set(facts), list(facts)
-        held = answer(facts, Random(1), 0.3)
-        if held is None: yield "nothing", "nothing came back: is there a `return`?"; return
+        said = f"hold_out(facts, Random(1), 0.3), the facts of World({seed}) and `likes`,"
+        held = call(said, answer, facts, Random(1), 0.3)
+        if not isinstance(held, (set, frozenset)): yield "kind", f"a set of facts is asked for, not a {type(held).__name__}"; return
         held = set(held)
-        if facts != before: yield "changed", "the list of facts was changed"; return
-        if held - there: yield "alien", f"{sorted(held - there)[0]} was held out, and is no fact of this world"; return
+        if facts != before: yield "changed", "the list of facts was changed: draw from a copy"; return
+        if held - there: yield "alien", f"{sorted(held - there, key=str)[0]} was held out, and is no fact of this world"; return
         by = {}
         for f in facts: by.setdefault(f.relation, []).append(f)
         leaky = {r: f for r, fs in by.items() for f in fs if f in held and turned(f) in there - held}
@@ -123,11 +143,14 @@ def split_faults(answer, seeds=(0, 3)):
         off = {r: s for r, s in shares.items() if abs(s*len(by[r]) - 0.3*len(by[r])) > 2}
         if off:
             r, s = next(iter(off.items()))
-            kind = "whole" if all(s in (0, 1) for s in shares.values()) else "twice" if all(s > .5 for r, s in shares.items() if r in ("friend", "sibling")) else "uneven"
+            pairs = (shares["friend"]+shares["sibling"])/2
+            kind = "whole" if all(s in (0, 1) for s in shares.values()) else "none" if not any(shares.values()) else "uneven"
+            if kind == "uneven" and all(abs(s-.7) < .1 for s in shares.values()): kind = "turned"
+            if kind == "uneven" and not set(off)-{"friend", "sibling", "likes"}: kind = "twice" if pairs > .4 else "taken" if pairs < .2 else kind
             yield f"share {kind}", f"World({seed}): of {r}, {s:.0%} of the facts are held out. About 30% of every relation should be (two facts more or less do not matter)."
         if set(answer(facts, Random(1), 0.3)) != held: yield "dice", "two calls with rng = Random(1) gave two splits: take all chance from `rng`"
         elif set(answer(facts, Random(2), 0.3)) == held: yield "fixed", "Random(1) and Random(2) give the same split: `rng` should decide what is held out"
-        odd = answer([Fact(Odd(f.subject), f.relation, Odd(f.value)) for f in facts], Random(1), 0.3)
+        odd = answer([Fact(Odd(f.subject), Odd(f.relation), Odd(f.value)) for f in facts], Random(1), 0.3)
         if {tuple(map(str, f)) for f in odd} != set(map(tuple, held)):
             yield "hash", "in a process with another PYTHONHASHSEED the split would be another one: somewhere the order of a set decides"
         half = answer(facts, Random(1), 0.5)
@@ -137,12 +160,15 @@ leak = Exercise("2. A score too good", 3, first_fault(split_faults), splitter(),
     wrong=[
         Wrong("each fact by itself", "you draw facts one by one. If Ben is Nora's friend, then Nora is Ben's: draw both or neither.", splitter(both_ways=lambda f: False)),
         Wrong("friends only", "you keep the halves of a friendship together, and other relations go both ways, too. Look at the symptom for each relation; better, find such pairs in the facts.", splitter(both_ways=lambda f: f.relation == "friend")),
-        Wrong("friends and siblings by name", "what you named is right, and a new relation that goes both ways would leak. Look whether the turned fact is among the facts.", splitter(both_ways=lambda f: f.relation in ("friend", "sibling"))),
+        Wrong("relation by relation", "you decide by the relation, by its name or by what most of its facts do. A relation may go both ways for some facts and not for others: look, fact by fact, whether the turned fact is among the facts.", splitter(both_ways=lambda f: f.relation in ("friend", "sibling"))),
         Wrong("one half only", "you draw pairs, and then hold out only one fact of each. The other half tells it.", splitter(halves=True)),
-        Wrong("twice too many", "you draw 30% of the number of facts, but in pairs: then 60% of the facts are held out.", splitter(take="groups")),
-        Wrong("one pot for all", "you draw from all facts together. Then one relation has many held out and another few, and scores by relation mean little.", splitter(per_relation=False)),
+        Wrong("twice too many", "each draw brings a second fact along, the other half of its pair, so of some relations far more than 30% of the facts are held out. Count facts, not draws.", splitter(take="groups")),
+        Wrong("the share is left to chance", "you draw from all facts together, or toss for each. Then one relation has many held out and another few, and scores by relation mean little.", splitter(per_relation=False)),
         Wrong("whole relations", "a relation that is held out as a whole is never asked in training: then the exam tests whether the model understands a new kind of question, which is another exam.", splitter(whole=True)),
-        Wrong("not by chance", "you take the first ones in the alphabet. `rng` should decide, so that another seed gives another exam.", splitter(own_order=True)),
+        Wrong("rng does not decide", "another seed gives the same exam: you take the first ones in some order, or from dice that you seeded yourself. `rng` should decide.", splitter(own_order=True)),
+        Wrong("a dice of its own", "you draw from the module `random`, or from dice without a seed. Then the exam is another one in every process. Draw from `rng`.", splitter(dice=lambda rng: random)),
+        Wrong("share is not looked at", "you always hold out three tenths. `share` says how much.", splitter(obey=False)),
+        Wrong("pairs are given back", "you draw single facts and give back those whose other half is open: of relations that go both ways hardly anything is left. Draw groups.", splitter(give_back=True)),
         Wrong("the order of a set", "a set has no order of its own: it comes from the hashes, and they differ from process to process. Use dict.fromkeys or sort before you draw.", splitter(by_set=True))])
 
 # ---- 3. a split without a list: held_out(text, percent) -> bool ----
@@ -155,38 +181,78 @@ def some_texts(n, seed=0):
     return list(dict.fromkeys(" ".join(rng.choices(WORDS, k=rng.randrange(4, 30))) for _ in range(n)))
 
 @functools.lru_cache
-def corpus(): return some_texts(20_000)
+def corpus(n): return some_texts(n)
 
 @functools.lru_cache
-def anagrams(n=2000):
+def relatives(kind, n=1000):
+    "Texts that have much in common, and are different texts"
     rng, words = Random(1), WORDS[:14]
-    return list(dict.fromkeys(" ".join(rng.sample(words, len(words))) for _ in range(n)))
+    if kind == "words": out = [" ".join(rng.sample(words, len(words))) for _ in range(n)]
+    else: out = [" ".join(rng.choices(words, k=6)) for _ in range(n)]
+    long = "Chapter the first, in which a printer and her daughter look for letters in a wooden case, and find them all. "*3
+    if kind == "beginning": out = [long+t for t in out]
+    if kind == "end": out = [t+" "+long for t in out]
+    if kind == "script": out = ["".join(rng.choices("東京大学印刷文字箱鉛活版水火木金土日月", k=12)) for _ in range(n)]
+    return list(dict.fromkeys(out))
 
-def checksum_faults(answer):
-    texts = corpus()
-    share = lambda p, ts=texts: 100*sum(bool(answer(t, p)) for t in ts)/len(ts)
-    if answer(texts[0], 10) is None: yield "nothing", "nothing came back: is there a `return`?"; return
-    few = texts[:2000]
+TOGETHER = dict(words="of the same words in other orders", beginning="with one beginning of 300 characters and different ends",
+                end="with one end of 300 characters and different beginnings", script="without a single ASCII letter")
+PERCENTS = [.5, 1, 2, 3, 5, 10, 12.5, 20, 25, 30, 40, 50, 60, 75, 90, 99, 100]
+
+def checksum_faults(answer, n=20_000):
+    texts = corpus(n)
+    few = texts[:1000]
+    call(f"held_out({few[0]!r}, 10)", answer, few[0], 10)
+    with telling('held_out("", 0)'): empty = answer("", 0)
+    def share(p, ts=texts):
+        with telling(f"held_out of a text in Latin or Chinese letters, {p} percent,"): return 100*sum(bool(answer(t, p)) for t in ts)/len(ts)
     first = [bool(answer(t, 30)) for t in few]
     random.seed(5)
     again = [bool(answer(t, 30)) for t in few[::-1]][::-1]
-    if again != first: yield "memory", "asked again, in another order, the same text came to the other side. The answer may depend on the text and on nothing else."; return
-    if [bool(answer(Odd(t), 30)) for t in few] != first: yield "hash", "in a process with another PYTHONHASHSEED other texts would be held out: training in one process and testing in another would mix the two"
-    if share(0, few) > 0: yield "zero", "with 0 percent nothing may be held out"
-    if share(100, few) < 100: yield "hundred", "with 100 percent everything must be held out"
-    for p, tolerance in ((10, 1), (30, 1.5)):
-        if abs((s := share(p)) - p) > tolerance: yield f"share {p}" + (" turned" if abs(s-100+p) < tolerance else ""), f"of 20,000 texts {s:.1f}% are held out where {p}% were asked for"
-    if abs((s := share(.5)) - .5) > .2: yield "fine", f"of 20,000 texts {s:.2f}% are held out where 0.5% were asked for: a percentage need not be a whole number"
-    if abs((s := share(30, anagrams())) - 30) > 6: yield "anagrams", f"of 2,000 texts of the same words in other orders {s:.0f}% are held out where 30% were asked for: near relatives should not stay together"
-    small = [t for t in few if answer(t, 20) and not answer(t, 30)]
-    if small: yield "sides", f"{len(small)} of 2,000 texts are held out at 20%, and not at 30%: who enlarges the test split would train on what was tested before"
+    for t, a, b in zip(few, first, again):
+        if a != b: yield "memory", f"held_out({t!r}, 30) was {a}, and asked again, after other texts, {b}. The answer may depend on the text and on nothing else."; return
+    with other_hash(): salted = [bool(answer(t, 30)) for t in few]
+    if salted != first: yield "hash", "`hash` gives other numbers in a process with another PYTHONHASHSEED, and other texts would be held out: training in one process and testing in another would mix the two"
+    if [bool(answer(Odd(t), 30)) for t in few] != first: yield "process", "in a process with another PYTHONHASHSEED other texts would be held out: training in one process and testing in another would mix the two"
+    if len(set(first)) == 1 and len({bool(answer(t, 60)) for t in few}) == 1: yield "constant", f"all of 1,000 texts land on one side at 30%, and all of them at 60%: held_out({few[0]!r}, 30) is {first[0]}, like that of any other text"
+    lengths = {}
+    for t, a in zip(few, first): lengths.setdefault(len(t), set()).add(a)
+    if max(map(len, lengths.values())) == 1: yield "length", "texts of one length all land on one side"
+    if empty: yield "zero empty", 'held_out("", 0) is True: with 0 percent nothing may be held out, not even the text whose checksum is 0'
+    if any(answer(t, 0) for t in few): yield "zero", f"held_out({next(t for t in few if answer(t, 0))!r}, 0) is True: with 0 percent nothing may be held out"
+    if not all(answer(t, 100) for t in few): yield "hundred", f"held_out({next(t for t in few if not answer(t, 100))!r}, 100) is False: with 100 percent everything must be held out"
+    wide = 4.5*(20_000/n)**.5                                 # chance alone moves a share by a fifth of this
+    for p, sigma in ((10, .21), (30, .32)):
+        if abs((s := share(p)) - p) > wide*sigma: yield f"share {p}" + (" turned" if abs(s-100+p) < 1.5 else " all" if s > 99 else ""), f"of {n:,} texts {s:.1f}% are held out where {p}% were asked for"
+    if abs((s := share(.5)) - .5) > wide*.05: yield "fine", f"of {n:,} texts {s:.2f}% are held out where 0.5% were asked for: a percentage need not be a whole number"
+    tiny = [[t for t in texts if answer(t, p)] for p in (.05, .1)]
+    if tiny[0] and tiny[0] == tiny[1]: yield "finest" if len(tiny[0]) < n/500 else "finest byte", f"of {n:,} texts the same {len(tiny[0])} are held out at 0.05% and at 0.1%: a percentage may be small"
+    for kind, what in TOGETHER.items():
+        ts = relatives(kind)
+        if abs((s := share(30, ts)) - 30) > 7: yield kind + (" all" if s in (0, 100) else ""), f"of {len(ts):,} texts {what} {s:.0f}% are held out where 30% were asked for, for example {ts[0][:20]!r}… and {ts[1][:20]!r}…: near relatives should not stay together"
+    held = {p: {t for t in few if answer(t, p)} for p in PERCENTS}
+    for p, q in zip(PERCENTS, PERCENTS[1:]):
+        if gone := held[p]-held[q]:
+            t = min(gone, key=lambda t: (len(t), t))
+            yield "sides", f"held_out({t!r}, {p}) is True, and held_out({t!r}, {q}) is False; so it is for {len(gone)} of {len(held[p])} texts. Who enlarges the test split would train on what was tested before."
+            break
 
-checksum = Exercise("3. A split without a list", 3, first_fault(checksum_faults), by_checksum, probes=[()], behave=fault_names(checksum_faults),
+checksum = Exercise("3. A split without a list", 3, first_fault(checksum_faults), by_checksum, probes=[(8000,)], behave=fault_names(checksum_faults),
     wrong=[
         Wrong("the built-in hash", "`hash` of a text starts from a random number in every process, so that nobody can flood a dictionary on purpose. Use a checksum that is the same everywhere.", lambda text, percent: hash(text) % 10_000 < percent*100),
         Wrong("the toss of a coin", "each call throws dice anew: the same text lands here and there.", lambda text, percent: random.random()*100 < percent),
         Wrong("the length decides", "texts of one length all land on one side: the split is no fair sample.", lambda text, percent: len(text) % 100 < percent),
-        Wrong("the sum of the bytes", "a sum does not see the order: all texts of the same letters land on one side.", lambda text, percent: sum(text.encode())*7919 % 10_007 / 100.07 < percent),
+        Wrong("the order is not looked at", "a sum does not see the order, and sorted words have lost it: all texts of the same words land on one side.", lambda text, percent: sum(text.encode())*7919 % 10_007 / 100.07 < percent),
+        Wrong("the text is not looked at", "every text gets the same answer. `percent` alone can't say which texts are held out.", lambda text, percent: percent >= 50),
+        Wrong("the percentage is hashed too", "the percentage goes into the checksum, or moves the text on the line, so each percentage deals all texts anew. The text alone gives its place on the line; the percentage is only compared with it.", lambda text, percent: zlib.crc32(f"{text}|{percent}".encode()) / 2**32 * 100 < percent),
+        Wrong("zero is not nothing", "some text has the checksum 0, the empty one for example, and 0 <= 0. Compare with <.", lambda text, percent: zlib.crc32(text.encode()) / 2**32 * 100 <= percent),
+        Wrong("a fraction for a percentage", "the place on your line is a fraction from 0 to 1, and `percent` runs from 0 to 100: everything is held out.", lambda text, percent: zlib.crc32(text.encode()) / 2**32 < percent),
+        Wrong("only the beginning is looked at", "texts that begin alike all land on one side, such as all pages under one heading. Take the checksum of the whole text.", lambda text, percent: zlib.crc32(text[:60].encode()) / 2**32 * 100 < percent),
+        Wrong("only the end is looked at", "texts that end alike all land on one side. Take the checksum of the whole text.", lambda text, percent: zlib.crc32(text[-60:].encode()) / 2**32 * 100 < percent),
+        Wrong("letters are thrown away", "what is not ASCII is dropped before the checksum, so all texts in Chinese are one and the same. `text.encode()` keeps every letter.", lambda text, percent: zlib.crc32(text.encode("ascii", "ignore")) / 2**32 * 100 < percent),
+        Wrong("a byte over 255", "the largest byte is 255, and 255/255 is 1: with 100 percent it would have to be *below* 1. Take the whole checksum, and divide by one more than its largest value.", lambda text, percent: hashlib.sha256(text.encode()).digest()[0] / 255 * 100 < percent),
+        Wrong("a byte over 256", "a byte knows only 256 places on the line, so half a percent becomes 0.8. Use the whole checksum.", lambda text, percent: hashlib.sha256(text.encode()).digest()[0] / 256 * 100 < percent),
+        Wrong("a tenth of a percent at the finest", "the remainder of a division by 1000 knows no percentage below 0.1. Divide by a larger number, or compare the fraction of the checksum's range.", lambda text, percent: zlib.crc32(text.encode()) % 1000 < percent*10),
         Wrong("whole percents only", "the rest of a division by 100 knows only whole percents: half a percent becomes one. Divide by a larger number, or compare the fraction of the checksum's range.", lambda text, percent: zlib.crc32(text.encode()) % 100 < percent),
         Wrong("one byte is too few", "a byte has 256 values, and 256 is no multiple of 100: small rests come up more often. Use the whole checksum.", lambda text, percent: hashlib.sha256(text.encode()).digest()[0] % 100 < percent),
         Wrong("every k-th", "taking every k-th checksum works for 50, 20 or 10 percent only, and a larger share is another set: texts change sides.", lambda text, percent: percent > 0 and zlib.crc32(text.encode()) % int(100/percent) == 0),
@@ -196,15 +262,17 @@ checksum = Exercise("3. A split without a list", 3, first_fault(checksum_faults)
 
 def some(rng, xs, k): return rng.sample(xs, min(k, len(xs)))
 
-def teacher(may_ask=lambda w, f: f not in w.test_facts, told_only=True, tells=lambda w, f: True, answers=1, before=lambda w, rng, facts: "", dice=lambda rng: rng, people=None):
+def teacher(may_ask=lambda w, f: f not in w.test_facts, told_only=True, tells=lambda w, f: True, answers=1, before=lambda w, rng, facts: "", dice=lambda rng: rng, people=None, more=4, same=False, by_set=False):
     "The answer, with switches for its mistakes"
     def lesson(w, rng):
         rng = dice(rng)
         name = rng.choice([p.name for p in w.people][:people])
         facts = w.facts_of(name, list(PERSON))
-        ask = some(rng, [f for f in facts if may_ask(w, f)], 2)
+        open_facts = [f for f in facts if may_ask(w, f)]
+        ask = some(rng, list(set(open_facts)) if by_set else open_facts, 2)
+        if same: ask = [ask[0], ask[0]]
         rest = [f for f in facts if f not in ask and tells(w, f)]
-        told = (ask if told_only else []) + some(rng, rest, 4)
+        told = (ask if told_only else []) + some(rng, rest, more)
         rng.shuffle(told)
         lines = [w.tell(rng, told) + before(w, rng, told)]
         for f, g in zip(ask, ask[::answers]): lines += [f"Question: {w.ask(rng, f)}", f"Answer: {w.short(g)}."]
@@ -223,6 +291,23 @@ def tables(seed):
     exam = [(max(re.split(r"\{\w+\}", x), key=len), re.compile(r"\b" + re.sub(r"\\\{\w+\\\}", r"[\\w ]+", re.escape(x)), re.I)) for xs in HELD_OUT_WORDINGS.values() for x in xs]
     return questions, exam               # a wording of the exam: its longest fixed part, which is quick to look for, and the whole as a pattern
 
+class OddFact(Fact):
+    "A fact that is equal to itself and has another hash, as in another process"
+    def __hash__(self): return hash((*tuple(self), "odd"))
+
+class OtherProcess(World):
+    "A world whose sets have another order, as in a process with another PYTHONHASHSEED"
+    def facts_of(self, subject, relations): return [OddFact(*f) for f in World.facts_of(self, subject, relations)]
+
+@functools.cache
+def in_other_process(seed):
+    w = copy.copy(world(seed))
+    w.__class__, odd = OtherProcess, lambda facts: [OddFact(*f) for f in facts]
+    w.facts, w.test_facts = odd(w.facts), set(odd(w.test_facts))
+    w.by_relation = {r: odd(fs) for r, fs in w.by_relation.items()}
+    w.open_facts = {r: odd(fs) for r, fs in w.open_facts.items()}
+    return w
+
 def words(text): return f" {re.sub(r'[^A-Za-z]+', ' ', text)} "
 
 def mentions(text, value): return words(value).lower() in words(text).lower()
@@ -230,10 +315,14 @@ def mentions(text, value): return words(value).lower() in words(text).lower()
 def lesson_faults(answer, seeds=(0, 3), n=400):
     for seed in seeds:
         w, (questions, exam), faults = world(seed), tables(seed), {}
+        held_out, known = set(w.test_facts), list(w.facts)
         lessons, subjects, told = [], set(), set()
         for i in range(n):
-            text = answer(w, Random(f"lesson {i}"))
-            if text is None: yield "nothing", "nothing came back: is there a `return`?"; return
+            text = call(f"lesson(World({seed}), Random('lesson {i}'))", answer, w, Random(f"lesson {i}"))
+            if w.test_facts != held_out or w.facts != known:
+                w.test_facts, w.facts = held_out, known
+                yield "changed", "the world was changed: look into its tables, and leave them as they are"; return
+            if not isinstance(text, str): yield "form", f"one text is asked for, not a {type(text).__name__}"; return
             lessons.append(text)
             m = re.fullmatch(r"(.+)\nQuestion: (.+)\nAnswer: (.+)\nQuestion: (.+)\nAnswer: (.+)", text.strip(), re.S)
             if not m or "Question:" in m[1] or any("\n" in x for x in m.groups()[1:]): yield "form", f"this is no paragraph with two questions, each on a line `Question: ...`, and two answers, each on a line `Answer: ...`:\n{text[:300]}"; return
@@ -246,7 +335,8 @@ def lesson_faults(answer, seeds=(0, 3), n=400):
                     faults.setdefault("answer", f"World({seed}), lesson {i}: {q!r} is answered with {a!r}, and right is {f.value!r}")
                 if not (mentions(paragraph, f.value) and mentions(paragraph, f.subject)): faults.setdefault("untold", f"World({seed}), lesson {i}: {q!r} asks for {f.value!r}, which the paragraph does not tell:\n{paragraph[:300]}")
             people = {questions[q].subject for q, _ in asked}
-            if len(people) > 1 or asked[0][0] == asked[1][0] or questions[asked[0][0]] == questions[asked[1][0]]: faults.setdefault("two", f"World({seed}), lesson {i}: ask two different things about one person")
+            if len(people) > 1: faults.setdefault("people", f"World({seed}), lesson {i}: {asked[0][0]!r} and {asked[1][0]!r} ask about two people; a lesson is about one")
+            elif questions[asked[0][0]] == questions[asked[1][0]]: faults.setdefault("two", f"World({seed}), lesson {i}: {asked[0][0]!r} and {asked[1][0]!r} ask for the same thing; ask two different ones")
             here = [f for f in w.facts_of(min(people), list(PERSON)) if mentions(paragraph, f.value)]
             if len(here) < 4: faults.setdefault("short", f"World({seed}), lesson {i}: the paragraph tells {len(here)} facts about {min(people)}; tell four at least")
             if text.count("?") != 2: faults.setdefault("marks", f"World({seed}), lesson {i}: a third question stands in the text; only the two that are answered may")
@@ -258,9 +348,10 @@ def lesson_faults(answer, seeds=(0, 3), n=400):
             random.seed(seed)
             return answer(w, Random(f"lesson {i}"))
         if any(with_dice(i, 1) != with_dice(i, 2) for i in range(20)): faults["dice"] = f"World({seed}): the same `rng` gave two different lessons. Take all chance from `rng`."
+        elif any(answer(in_other_process(seed), Random(f"lesson {i}")) != answer(w, Random(f"lesson {i}")) for i in range(20)): faults["hash"] = f"World({seed}): in a process with another PYTHONHASHSEED the same `rng` gives another lesson: somewhere the order of a set decides"
         if len(set(lessons)) < .9*n or len(subjects) < 50: faults["same"] = f"World({seed}): {n} lessons have {len(set(lessons))} different texts about {len(subjects)} people; write about all 60 of them"
         held = [f for f in w.test_facts if f.relation in PERSON]
-        if len(subjects) >= 50 and sum(f in told for f in held) < .6*len(held):
+        if len(subjects) >= 50 and "short" not in faults and sum(f in told for f in held) < .6*len(held):
             faults["hidden"] = f"World({seed}): only {sum(f in told for f in held)} of {len(held)} held-out facts about people are told in {n} lessons. Held out means never *asked*. If they are never *told*, nobody could know them."
         yield from faults.items()
 
@@ -269,9 +360,12 @@ lesson = Exercise("4. A new kind of document", 4, first_fault(lesson_faults), te
         Wrong("asks anything", "your questions are drawn from all that was told. Some of it is held out: look into w.test_facts before you ask.", teacher(may_ask=lambda w, f: True)),
         Wrong("asks what was not told", "what you ask may be asked, and does not stand in the paragraph. Draw the questions from what is told, or add them to it.", teacher(told_only=False)),
         Wrong("hides the exam", "you tell only facts that may be asked. Then this kind of document teaches nothing about the others, and a model could not know them. Tell everything, ask what is open.", teacher(tells=lambda w, f: f not in w.test_facts)),
-        Wrong("answers crossed", "the first answer belongs to the second question.", teacher(answers=-1)),
+        Wrong("answers crossed", "an answer does not belong to its question. Keep the two together: for each fact one `w.ask` and one `w.short`.", teacher(answers=-1)),
         Wrong("speaks like the exam", "the paragraph uses a wording of `core`. World-CORE would then measure who remembers that sentence.", teacher(before=forbidden_end)),
         Wrong("a dice of its own", "chance comes from somewhere else than `rng`. Then the stream of documents is another one in every process, and nothing can be repeated.", teacher(dice=lambda rng: Random(random.random()))),
+        Wrong("too little is told", "the paragraph tells fewer than four facts. Two are asked for, so add two more at least.", teacher(more=1)),
+        Wrong("the same question twice", "both questions ask for the same fact. Draw two facts (`rng.sample`), not one twice.", teacher(same=True)),
+        Wrong("the order of a set", "you draw from a set, or from a list made of one, such as `list(set(facts) - w.test_facts)`. A set has no order of its own: it comes from the hashes, and they differ from process to process. Keep a list: `[f for f in facts if f not in w.test_facts]`.", teacher(by_set=True)),
         Wrong("few people", "you write about the same few people again and again.", teacher(people=5))])
 
 EXERCISES = dict(count=count, leak=leak, checksum=checksum, lesson=lesson)

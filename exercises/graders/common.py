@@ -1,0 +1,45 @@
+"What the graders of all chapters share: how a call is written in a message, and what is said when it fails"
+import traceback
+from contextlib import contextmanager
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+def number(x)->str:
+    "A number as people write it, where that is exact: 11.2e9 and not 11200000000.0"
+    if isinstance(x, bool) or not isinstance(x, (int, float)) or not 1e6 <= abs(x) < 1e300:
+        return repr(x)
+    power = (len(str(int(abs(x))))-1)//3*3
+    text = f"{x/10**power:.6g}e{power}"
+    return text if float(text) == x else repr(x)
+
+def written(name:str, *args, **named)->str:
+    "A call as text that can be copied into a cell"
+    return f"{name}({', '.join([*map(number, args), *(f'{k}={number(v)}' for k, v in named.items())])})"
+
+def line_of(e:BaseException)->str:
+    "In which line of the answer an error was raised, where that is known"
+    frames = [f for f in traceback.extract_tb(e.__traceback__) if Path(f.filename).parent not in (HERE, HERE.parent)]
+    mine = [f.lineno for f in frames if f.filename == frames[0].filename]
+    return f" (line {mine[-1]})" if mine else ""
+
+@contextmanager
+def telling(said:str):
+    "An error inside is told with the call that met it"
+    try:
+        yield
+    except (NotImplementedError, AssertionError):
+        raise
+    except Exception as e:
+        raise AssertionError(f"{said} raised {type(e).__name__}: {e}{line_of(e)}") from e
+
+def call(said:str, answer, *args):
+    "What the answer gives back for these arguments; `said` is the call as text"
+    with telling(said):
+        got = answer(*args)
+    assert got is not None, f"{said}: nothing came back: is there a `return`?"
+    return got
+
+def whole(x)->bool:
+    "Is it a whole number, and of a kind that can be counted with?"
+    return isinstance(x, int) and not isinstance(x, bool)

@@ -1,0 +1,49 @@
+"Graders under attack: wrong answers that their banks do not know are refused, other right ones are accepted"
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT/"exercises"), str(ROOT/"tests")]
+import grade as grading
+
+EXERCISES = {stem: grading.load_exercises(stem) for stem in grading.stems()}
+ANSWERS = [(stem, a) for stem in EXERCISES for a in importlib.import_module(f"answers.c{stem}").answers.all]
+WRONG = [pytest.param(s, a, id=f"{s[:2]}-{a.exercise}-{a.label}") for s, a in ANSWERS if not a.right]
+RIGHT = [pytest.param(s, a, id=f"{s[:2]}-{a.exercise}-{a.label}") for s, a in ANSWERS if a.right]
+NAMED = [pytest.param(s, a, id=f"{s[:2]}-{a.exercise}-{a.label}") for s, a in ANSWERS if a.named]
+
+def refusal(exercise, answer):
+    "What the check says of a wrong answer; None if it accepts it"
+    try:
+        with grading.time_limit(exercise.seconds):
+            exercise.check(answer)
+    except grading.TookTooLong:
+        return "took too long"
+    except (Exception, SystemExit) as e:
+        return f"{type(e).__name__}: {e}"
+
+@pytest.mark.parametrize("stem", EXERCISES)
+def test_every_exercise_is_attacked(stem):
+    for name in EXERCISES[stem]:
+        mine = [a for s, a in ANSWERS if (s, a.exercise) == (stem, name)]
+        labels = [a.label for a in mine]
+        assert len(set(labels)) == len(labels), f"{name}: two answers have one label"
+        assert sum(not a.right for a in mine) >= 10 and sum(a.right for a in mine) >= 2, name
+
+@pytest.mark.parametrize("stem,answer", WRONG)
+def test_wrong_answer_is_refused(stem, answer):
+    told = refusal(EXERCISES[stem][answer.exercise], answer.function)
+    assert told, "accepted"
+    assert told.startswith("AssertionError: ") and len(told) > 40, f"a student learns nothing from: {told}"
+
+@pytest.mark.parametrize("stem,answer", NAMED)
+def test_frequent_mistake_has_a_name(stem, answer):
+    known = grading.diagnose(EXERCISES[stem][answer.exercise], answer.function)
+    assert (known and known.name) == answer.named
+
+@pytest.mark.parametrize("stem,answer", RIGHT)
+def test_other_right_answer_is_accepted(stem, answer):
+    assert refusal(EXERCISES[stem][answer.exercise], answer.function) is None
