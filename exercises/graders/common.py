@@ -6,7 +6,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 
 def number(x)->str:
-    "A number as people write it, where that is exact: 11.2e9 and not 11200000000.0"
+    "A number as people write it, where that is exact: 250_000_000 for a whole one, 11.2e9 and not 11200000000.0"
+    if whole(x) and abs(x) >= 100_000:
+        return f"{x:_}"
     if isinstance(x, bool) or not isinstance(x, (int, float)) or not 1e6 <= abs(x) < 1e300:
         return repr(x)
     power = (len(str(int(abs(x))))-1)//3*3
