@@ -45,3 +45,19 @@ def call(said:str, answer, *args):
 def whole(x)->bool:
     "Is it a whole number, and of a kind that can be counted with?"
     return isinstance(x, int) and not isinstance(x, bool)
+
+def as_early_as_can_be(pieces):
+    "Text of some pieces of bytes as soon as it is whole, and � as soon as it is known that a byte belongs to no character"
+    held = b""
+    for piece in pieces:
+        held, text = held+piece, ""
+        while held:
+            try:
+                text, held = text+held.decode(), b""
+            except UnicodeDecodeError as e:
+                text, held = text+held[:e.start].decode(), held[e.start:]
+                if e.reason == "unexpected end of data":
+                    break
+                text, held = text+"\ufffd", held[e.end-e.start:]
+        yield text
+    yield held.decode("utf-8", "replace")

@@ -96,7 +96,7 @@ def another_error(path, data):
     except OSError as e:
         raise RuntimeError("could not write") from e
 
-@answers.wrong("atomic")
+@answers.wrong("atomic", named="the error is swallowed")
 def returns_false(path, data):
     try:
         random_name(path, data)
@@ -104,7 +104,7 @@ def returns_false(path, data):
         return False
     return True
 
-@answers.wrong("atomic", named="the old one is moved aside")
+@answers.wrong("atomic")
 def backup_first(path, data):
     backup = path.parent/f"{uuid.uuid4().hex}.bak"
     if path.exists():
