@@ -42,6 +42,25 @@ def rounded_up(ids):
             runs[a, a] += (n+1)//2
     return Counter({p: runs.get(p, n) for p, n in out.items()})
 
+def skip_two(ids): return Counter(zip(ids[::2], ids[1::2]))
+
+def halve(ids):
+    c = count_pairs(ids)
+    return Counter({p: (n+1)//2 if p[0] == p[1] else n for p,n in c.items()})
+
+def once_per_run(ids):
+    pairs, out = list(zip(ids, ids[1:])), Counter()
+    for i,p in enumerate(pairs):
+        if i == 0 or pairs[i-1] != p: out[p] += 1
+    return out
+
+def any_neighbour(ids):
+    out, i = Counter(), 0
+    while i+1 < len(ids):
+        out[ids[i], ids[i+1]] += 1
+        i += 2 if ids[i] == ids[i+1] else 1
+    return out
+
 overlap = Exercise("1. Overlapping pairs", 2, overlap_check, count_apart,
     probes=[([1, 1, 1],), ([1, 1, 1, 1],), ([1, 1, 2, 1, 1],), ([1, 2, 1, 2],), ([2, 1, 2, 3, 3, 3, 3, 3],), ([1, 1, 2],), ([1, 11, 1, 1],), ([2, 1, 1, 2],), ([1, 2, 2, 3],)],
     behave=lambda f, ids: {p:n for p,n in f(ids).items() if n},
@@ -367,7 +386,7 @@ def shown(answer, tokens):
     pieces = answer(feed())
     assert pieces is not None, "nothing came back: is there a `yield`?"
     for piece in pieces:
-        assert isinstance(piece, str), f"yield texts, not a {type(piece).__name__}"
+        assert isinstance(piece, str), f"yield texts, which are strings; a {type(piece).__name__} came"
         screen += piece
         after[taken] = screen        # what is shown when so many tokens have been taken
     return [after.get(k) for k in range(1, len(tokens))], screen

@@ -85,7 +85,7 @@ def shown(answer, ids, tok=BYTES_ONLY):
     pieces = answer(tok, feed())
     assert pieces is not None, "nothing came back: is there a `yield`?"
     for piece in pieces:
-        assert isinstance(piece, str), f"yield texts, not a {type(piece).__name__}"
+        assert isinstance(piece, str), f"yield texts, which are strings; a {type(piece).__name__} came"
         screen += piece; after[taken] = screen
     return [after.get(k) for k in range(1, len(ids))], screen
 

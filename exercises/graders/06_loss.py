@@ -46,7 +46,7 @@ def by_autograd(logits_NV, targets_N, cap):
 def slope_check(answer):
     g = torch.Generator().manual_seed(1)
     cases = []
-    for k in range(60):
+    for k in range(36):
         N, V, cap = int(torch.randint(1, 7, (), generator=g)), int(torch.randint(2, 9, (), generator=g)), (15., 2., .7)[k % 3]
         z = (torch.randn(N, V, generator=g, dtype=torch.float64)*(1, 5, 30)[k//3 % 3]).mul(10).round()/10
         cases.append((z, torch.randint(-1, V, (N,), generator=g), cap))
