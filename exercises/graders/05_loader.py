@@ -74,7 +74,7 @@ def pack_check(answer):
             lost = sorted(set(there)-set(after))
             assert not lost, f"{got} and leaves {buffer}: {'token' if len(lost) == 1 else 'tokens'} {', '.join(map(str, lost[:8]))} {'is' if len(lost) == 1 else 'are'} in neither"
             twice = sorted({i for i in after if after.count(i) > 1 and i != bos})
-            assert not twice, f"{got} and leaves {buffer}: {'token' if len(twice) == 1 else 'tokens'} {', '.join(map(str, twice[:8]))} now {'stands' if len(twice) == 1 else 'stand'} there twice"
+            assert not twice, f"{got} and leaves {buffer}: {'token' if len(twice) == 1 else 'tokens'} {', '.join(map(str, twice[:8]))} {'is' if len(twice) == 1 else 'are'} there twice"
             assert row == want, f"{got}, and should give {want}"
             assert buffer == waits, f"{got}, which is right, and leaves {buffer}; it should leave {waits}"
 
