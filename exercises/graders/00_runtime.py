@@ -13,6 +13,7 @@ def watched_os(fail=None, before_rename=None):
     real, seen = {n: getattr(os, n) for n in ("fsync", "replace", "rename")}, dict(synced=[], renamed=[])
     def fsync(fd):
         if fail == "fsync": raise OSError(errno.ENOSPC, "No space left on device")
+        if fail == "stop": raise KeyboardInterrupt
         fd = fd if isinstance(fd, int) else fd.fileno()
         s = os.fstat(fd); seen["synced"].append((s.st_dev, s.st_ino, s.st_size)); real["fsync"](fd)
     def rename(name):
@@ -33,15 +34,18 @@ def watched_os(fail=None, before_rename=None):
         for n, f in real.items(): setattr(os, n, f)
 
 def written(answer, case):
-    "What an answer leaves behind in one case: none (no trouble), fsync or replace (that step fails), new (no old file), two (another writer comes in between), empty (no bytes), type (12345 is no bytes)"
+    "What an answer leaves behind in one case: none (no trouble), fsync or replace (that step fails), new (no old file), two (another writer comes in between), empty (no bytes), type (12345 is no bytes), stop (Ctrl-C)"
     with tempfile.TemporaryDirectory() as d:
         path, data = Path(d)/"box"/"model.bin", {"empty": b"", "type": 12345}.get(case, b"new"*5000)
         path.parent.mkdir()
         if case != "new": path.write_bytes(b"old")
         error = None
-        with watched_os(case if case in ("fsync", "replace") else None, (lambda: answer(path, b"other")) if case == "two" else None) as seen:
+        with watched_os(case if case in ("fsync", "replace", "stop") else None, (lambda: answer(path, b"other")) if case == "two" else None) as seen:
             try: answer(path, data)
             except NotImplementedError: raise
+            except KeyboardInterrupt:
+                if case != "stop": raise
+                error = "KeyboardInterrupt"
             except Exception as e: error = errno.errorcode.get(e.errno, "OSError") if isinstance(e, OSError) else f"{type(e).__name__}: {e}"
         found = path.read_bytes() if path.exists() else None
         found = {None: "nothing", data: "new", b"old": "old", b"other": "other"}.get(found, "something broken")
@@ -52,7 +56,7 @@ def written(answer, case):
 def written_kind(answer, case):
     "The same, as far as mistakes go"
     got = written(answer, case)
-    if case == "type": return got["left"] > 0
+    if case in ("type", "stop"): return got["left"] > 0
     return got["found"], {None: None, "ENOSPC": "told"}.get(got["error"], "another"), got["left"] > 0, got["rename"]
 
 def atomic_check(answer):
@@ -79,6 +83,9 @@ def atomic_check(answer):
     got = written(answer, "type")
     assert got["error"] and got["found"] == "old", f"write_whole(path, 12345), which is no bytes: the old file must survive and the error reach the caller, but there is {got['found']}, error {got['error']}"
     assert got["left"] == 0, f"write_whole(path, 12345), which is no bytes, raised {got['error']}, and the part stays there: an error need not be an OSError"
+    got = written(answer, "stop")
+    assert got["error"] == "KeyboardInterrupt" and got["found"] == "old", f"somebody pressed Ctrl-C at os.fsync: the old file must survive and the KeyboardInterrupt go on to the caller, but there is {got['found']}, error {got['error']}"
+    assert got["left"] == 0, "somebody pressed Ctrl-C at os.fsync, and the part stays there: a KeyboardInterrupt is no Exception. Catch BaseException, clean up, and raise it again."
 
 def in_place(path, data): Path(path).write_bytes(data)
 
@@ -118,7 +125,7 @@ def whole(folder=None, flush=True, sync=True, sync_late=False, drop_old=False, c
     return write_whole
 
 atomic = Exercise("1. Whole or not at all", 3, atomic_check, atomic_write,
-    probes=[(c,) for c in ("none", "new", "fsync", "replace", "two", "empty", "type")], behave=written_kind,
+    probes=[(c,) for c in ("none", "new", "fsync", "replace", "two", "empty", "type", "stop")], behave=written_kind,
     wrong=[
         Wrong("in place", "`open(path, 'wb')` cuts the old file to nothing before the first new byte is written. Killed then, both are lost.", in_place),
         Wrong("in place", "`open(path, 'wb')` cuts the old file to nothing before the first new byte is written. Killed then, both are lost; fsync comes too late for that.", in_place_synced),
@@ -134,6 +141,7 @@ atomic = Exercise("1. Whole or not at all", 3, atomic_check, atomic_write,
         Wrong("the old one is moved aside", "between moving the old file aside and naming the new one there is a moment with neither. os.replace needs no room made for it.", whole(aside=True)),
         Wrong("the folder is synced, not the file", "os.fsync of the folder takes the *name* to the disk. The bytes need an fsync of the file's own descriptor.", whole(folder_sync=True)),
         Wrong("only some errors are cleaned up after", "you clean up after an OSError. A TypeError, or a Ctrl-C, leaves the part lying there: clean up after every exception, and raise it again.", whole(errors=OSError)),
+        Wrong("only some errors are cleaned up after", "a KeyboardInterrupt (somebody presses Ctrl-C) is no Exception, and the part is left lying there: catch BaseException, clean up, and raise it again.", whole(errors=Exception)),
         Wrong("another error reaches the caller", "the caller asked the disk and wants to hear what the disk said. Clean up, then a bare `raise`.", whole(other=RuntimeError)),
         Wrong("a second try in place", "when the careful way fails you write in place, and the old file is lost just when the disk is in trouble.", whole(again=True)),
         Wrong("nothing is written for no bytes", "an empty file is a file: `b\"\"` must replace what was there.", whole(empty=False))])

@@ -22,6 +22,8 @@ def other_hash():
     try: yield
     finally: builtins.hash = real
 
+RESEEDED = "the dice of the whole program have changed: `random.seed` and the functions of the module `random` are shared by everybody in the process. Make dice of your own, `Random(...)`, or take those that you were given."
+
 def first_fault(faults, *args):
     "A check that says the first of the faults"
     def check(answer):
@@ -90,14 +92,14 @@ count = Exercise("1. How many questions?", 2, count_check, counter(),
 
 def turned(f): return Fact(f.value, f.relation, f.subject)
 
-def likings(rng):
+def likings(rng, relation):
     "A relation that sometimes goes both ways, and sometimes does not"
     names = [f"P{i}" for i in range(40)]
     pairs = {tuple(rng.sample(names, 2)) for _ in range(40)}
     pairs |= {(b, a) for a, b in sorted(pairs)[::2]}
-    return [Fact(a, "likes", b) for a, b in sorted(pairs)]
+    return [Fact(a, relation, b) for a, b in sorted(pairs)]
 
-def facts_to_split(seed): return world(seed).facts + likings(Random(seed))
+def facts_to_split(seed): return world(seed).facts + likings(Random(seed), "likes") + likings(Random(seed+1), "trusts")
 
 def splitter(both_ways=lambda f: True, take=None, whole=False, per_relation=True, own_order=False, by_set=False, halves=False, give_back=False, dice=lambda rng: rng, obey=True):
     "The answer, with switches for its mistakes"
@@ -128,7 +130,7 @@ def split_faults(answer, seeds=(0, 3)):
     for seed in seeds:
         facts = facts_to_split(seed)
         there, before = set(facts), list(facts)
-        said = f"hold_out(facts, Random(1), 0.3), the facts of World({seed}) and `likes`,"
+        said = f"hold_out(facts, Random(1), 0.3), the facts of World({seed}), `likes` and another such relation,"
         held = call(said, answer, facts, Random(1), 0.3)
         if not isinstance(held, (set, frozenset)): yield "kind", f"a set of facts is asked for, not a {type(held).__name__}"; return
         held = set(held)
@@ -146,9 +148,13 @@ def split_faults(answer, seeds=(0, 3)):
             pairs = (shares["friend"]+shares["sibling"])/2
             kind = "whole" if all(s in (0, 1) for s in shares.values()) else "none" if not any(shares.values()) else "uneven"
             if kind == "uneven" and all(abs(s-.7) < .1 for s in shares.values()): kind = "turned"
-            if kind == "uneven" and not set(off)-{"friend", "sibling", "likes"}: kind = "twice" if pairs > .4 else "taken" if pairs < .2 else kind
+            if kind == "uneven" and not set(off)-{"friend", "sibling", "likes", "trusts"}: kind = "twice" if pairs > .4 else "taken" if pairs < .2 else kind
             yield f"share {kind}", f"World({seed}): of {r}, {s:.0%} of the facts are held out. About 30% of every relation should be (two facts more or less do not matter)."
-        if set(answer(facts, Random(1), 0.3)) != held: yield "dice", "two calls with rng = Random(1) gave two splits: take all chance from `rng`"
+        random.random()                                     # so that the state is not the one that the first call left
+        state = random.getstate()
+        again = set(answer(facts, Random(1), 0.3))
+        if again == held and random.getstate() != state: yield "reseeded", RESEEDED
+        if again != held: yield "dice", "two calls with rng = Random(1) gave two splits: take all chance from `rng`"
         elif set(answer(facts, Random(2), 0.3)) == held: yield "fixed", "Random(1) and Random(2) give the same split: `rng` should decide what is held out"
         odd = answer([Fact(Odd(f.subject), Odd(f.relation), Odd(f.value)) for f in facts], Random(1), 0.3)
         if {tuple(map(str, f)) for f in odd} != set(map(tuple, held)):
@@ -174,6 +180,10 @@ leak = Exercise("2. A score too good", 3, first_fault(split_faults), splitter(),
 # ---- 3. a split without a list: held_out(text, percent) -> bool ----
 
 def by_checksum(text, percent): return zlib.crc32(text.encode()) / 2**32 * 100 < percent
+
+def seeded_for_all(text, percent):
+    random.seed(text)
+    return random.random()*100 < percent
 
 WORDS = "moon well goat harp bread lamp Arden Nora Ben snow tower rope Köln 東 keeps lives eats plays red blue".split()
 def some_texts(n, seed=0):
@@ -213,6 +223,10 @@ def checksum_faults(answer, n=20_000):
         if a != b: yield "memory", f"held_out({t!r}, 30) was {a}, and asked again, after other texts, {b}. The answer may depend on the text and on nothing else."; return
     with other_hash(): salted = [bool(answer(t, 30)) for t in few]
     if salted != first: yield "hash", "`hash` gives other numbers in a process with another PYTHONHASHSEED, and other texts would be held out: training in one process and testing in another would mix the two"
+    random.random()
+    state = random.getstate()
+    answer(few[0], 30)
+    if random.getstate() != state: yield "reseeded", RESEEDED
     if [bool(answer(Odd(t), 30)) for t in few] != first: yield "process", "in a process with another PYTHONHASHSEED other texts would be held out: training in one process and testing in another would mix the two"
     if len(set(first)) == 1 and len({bool(answer(t, 60)) for t in few}) == 1: yield "constant", f"all of 1,000 texts land on one side at 30%, and all of them at 60%: held_out({few[0]!r}, 30) is {first[0]}, like that of any other text"
     lengths = {}
@@ -243,6 +257,7 @@ checksum = Exercise("3. A split without a list", 3, first_fault(checksum_faults)
         Wrong("the toss of a coin", "each call throws dice anew: the same text lands here and there.", lambda text, percent: random.random()*100 < percent),
         Wrong("the length decides", "texts of one length all land on one side: the split is no fair sample.", lambda text, percent: len(text) % 100 < percent),
         Wrong("the order is not looked at", "a sum does not see the order, and sorted words have lost it: all texts of the same words land on one side.", lambda text, percent: sum(text.encode())*7919 % 10_007 / 100.07 < percent),
+        Wrong("the dice of the whole program", "you seed the module `random` with the text. That is repeatable, and everybody else in the process who throws these dice now throws yours: use `Random(text)`, which is yours alone.", seeded_for_all),
         Wrong("the text is not looked at", "every text gets the same answer. `percent` alone can't say which texts are held out.", lambda text, percent: percent >= 50),
         Wrong("the percentage is hashed too", "the percentage goes into the checksum, or moves the text on the line, so each percentage deals all texts anew. The text alone gives its place on the line; the percentage is only compared with it.", lambda text, percent: zlib.crc32(f"{text}|{percent}".encode()) / 2**32 * 100 < percent),
         Wrong("zero is not nothing", "some text has the checksum 0, the empty one for example, and 0 <= 0. Compare with <.", lambda text, percent: zlib.crc32(text.encode()) / 2**32 * 100 <= percent),
@@ -345,10 +360,15 @@ def lesson_faults(answer, seeds=(0, 3), n=400):
         everything = "\n".join(lessons)
         for literal, x in exam:
             if literal in everything and (m := x.search(everything)): faults.setdefault("wording", f"World({seed}): {m[0]!r} is one of the exam's own wordings (`core`). No document may contain them."); break
+        random.random()
+        state = random.getstate()
+        answer(w, Random("lesson 0"))
+        reseeded = random.getstate() != state
         def with_dice(i, seed):
             random.seed(seed)
             return answer(w, Random(f"lesson {i}"))
         if any(with_dice(i, 1) != with_dice(i, 2) for i in range(20)): faults["dice"] = f"World({seed}): the same `rng` gave two different lessons. Take all chance from `rng`."
+        elif reseeded: faults["reseeded"] = RESEEDED
         elif any(answer(in_other_process(seed), Random(f"lesson {i}")) != answer(w, Random(f"lesson {i}")) for i in range(20)): faults["hash"] = f"World({seed}): in a process with another PYTHONHASHSEED the same `rng` gives another lesson: somewhere the order of a set decides"
         if len(set(lessons)) < .9*n or len(subjects) < 50: faults["same"] = f"World({seed}): {n} lessons have {len(set(lessons))} different texts about {len(subjects)} people; write about all 60 of them"
         held = [f for f in w.test_facts if f.relation in PERSON]

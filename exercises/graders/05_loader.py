@@ -239,8 +239,8 @@ def resumable(buffer=True, taken=True, rows=True, alias=False, early=False, ahea
             yield row, out
     return stream
 
-def texts(seed, n, asked=None):
-    rng, at, out = random.Random(seed), 1, []
+def texts(seed, n, asked=None, shift=0):
+    rng, at, out = random.Random(seed), 1+shift, []
     for _ in range(n):
         k = rng.choice([1, 2, 4, 7, 9, 30]); out.append(list(range(at, at+k))); at += k
     def docs(k=0):
@@ -273,6 +273,8 @@ def state_check(answer):
         rows = [list(r) for r, _ in pairs]
         k = next((i for i, (a, b) in enumerate(zip(rows, want)) if a != b), min(len(rows), len(want)))
         assert rows == want, f"{say}, never stopped: " + (f"{len(rows)} rows come, not {len(want)}" if k in (len(rows), len(want)) else f"row {k} is {rows[k]}, and should be {want[k]}")
+        others = list(islice(answer(texts(seed, n, shift=100_000), size, depth), 3))
+        assert json.dumps(others[2][1], default=str) != json.dumps(pairs[2][1], default=str), f"{say}: after three rows the state is {str(pairs[2][1])[:80]}, and it is the same after three rows of other documents. What waits in the lane is not in it, and another process could not go on."
         for stop in (s for s in (1, 2, 3, 5, 6, 9, 16) if s < len(want)):
             saved = pairs[stop-1][1]
             with telling("json.dumps of the state"): text = json.dumps(saved)

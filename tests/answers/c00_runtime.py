@@ -69,6 +69,9 @@ def named_temporary_file(path, data):
 @answers.wrong("atomic", named="only some errors are cleaned up after")
 def cleans_after_os_errors_only(path, data): cleaned(path.parent/uuid.uuid4().hex, path, data, errors=OSError)
 
+@answers.wrong("atomic", named="only some errors are cleaned up after")
+def cleans_after_exceptions_only(path, data): cleaned(path.parent/uuid.uuid4().hex, path, data, errors=Exception)
+
 @answers.wrong("atomic", named="nothing is written for no bytes")
 def no_empty_file(path, data):
     if data:

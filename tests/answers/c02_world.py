@@ -177,6 +177,21 @@ def relations_that_are_symmetric(facts, rng, share=0.3):
         held |= draw(mine, groups, share)
     return held
 
+@answers.wrong("leak", named="relation by relation")
+def relations_named_in_the_task(facts, rng, share=0.3):
+    held = set()
+    for r in relations_of(facts):
+        mine = [f for f in facts if f.relation == r]
+        groups = groups_of(mine) if r in ("friend", "sibling", "likes") else [(f,) for f in mine]
+        rng.shuffle(groups)
+        held |= draw(mine, groups, share)
+    return held
+
+@answers.wrong("leak")
+def reseeds_all_dice(facts, rng, share=0.3):
+    random.seed(rng.random())
+    return by_sorting(facts, random, share)
+
 @answers.wrong("leak")
 def shuffles_the_facts(facts, rng, share=0.3):
     rng.shuffle(facts)
@@ -270,6 +285,11 @@ def hash_of_the_bytes(text, percent): return hash(text.encode()) % 10**6 < perce
 
 @answers.wrong("checksum")
 def hash_of_the_words(text, percent): return hash(tuple(text.split())) % 10**6 < percent*10**4
+
+@answers.wrong("checksum", named="the dice of the whole program")
+def seeds_the_module(text, percent):
+    random.seed(text)
+    return random.uniform(0, 100) < percent
 
 SEEN = {}
 
@@ -375,6 +395,11 @@ def strikes_off_the_exam(w, rng):
     tell, ask = parts(w, rng)
     w.test_facts = set(list(w.test_facts)[:-1])
     return lines(w.tell(rng, tell), [(w.ask(rng, f), w.short(f)) for f in ask])
+
+@answers.wrong("lesson")
+def reseeds_all_dice_for_a_lesson(w, rng):
+    random.seed(rng.random())
+    return tells_everything(w, rng)
 
 TURN = iter(range(10**9))
 

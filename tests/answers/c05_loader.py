@@ -399,6 +399,18 @@ def replays_from_the_start(docs, size, depth, state=None):
         if k >= skip:
             yield row, {"row": k+1}
 
+KEPT = {}
+
+@answers.wrong("forgets")
+def state_in_a_global(docs, size, depth, state=None):
+    number = state["number"] if state else 0
+    if number == 0:
+        KEPT.clear()
+    for row, now in streaming(docs, size, depth, KEPT.get(number)):
+        number += 1
+        KEPT[number] = now
+        yield row, {"number": number}
+
 @answers.wrong("forgets")
 def keeps_the_lane(docs, size, depth, state=None):
     yield from streaming(docs, size, depth, state, packed=lambda lane, taken: dict(lane=lane, next=taken))
