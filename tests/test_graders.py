@@ -20,7 +20,8 @@ NAMED = [pytest.param(s, a, id=f"{s[:2]}-{a.exercise}-{a.label}") for s, a in AN
 def bank(stem, name):
     "What the right answer and the known mistakes do with the probes"
     exercise = EXERCISES[stem][name]
-    return behaviours(exercise, exercise.right), [(w.name, behaviours(exercise, w.answer)) for w in exercise.wrong]
+    known = [(w.name, behaviours(exercise, w.answer)) for w in exercise.wrong]
+    return behaviours(exercise, exercise.right), known
 
 def behaviours(exercise, answer): return [grading.behaviour(exercise, answer, p) for p in exercise.probes]
 
@@ -28,8 +29,8 @@ def name_of(stem, answer):
     "The known mistake that an answer is taken for: what `diagnose` finds, with the bank looked at only once"
     right, known = bank(stem, answer.exercise)
     does = behaviours(EXERCISES[stem][answer.exercise], answer.function)
-    alike = (name for name, did in known if all(map(grading.same, does, did)) and not all(map(grading.same, did, right)))
-    return next(alike, None)
+    def equal(a, b): return all(map(grading.same, a, b))
+    return next((name for name, did in known if equal(does, did) and not equal(did, right)), None)
 
 def refusal(exercise, answer):
     "What the check says of a wrong answer; None if it accepts it"

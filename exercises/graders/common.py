@@ -6,7 +6,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 
 def number(x)->str:
-    "A number as people write it, where that is exact: 250_000_000 for a whole one, 11.2e9 and not 11200000000.0"
+    "A number as people write it, where that is exact: 250_000_000 or 11.2e9, and not 11200000000.0"
     if whole(x) and abs(x) >= 100_000:
         return f"{x:_}"
     if isinstance(x, bool) or not isinstance(x, (int, float)) or not 1e6 <= abs(x) < 1e300:
@@ -21,7 +21,8 @@ def written(name:str, *args, **named)->str:
 
 def line_of(e:BaseException)->str:
     "In which line of the answer an error was raised, where that is known"
-    frames = [f for f in traceback.extract_tb(e.__traceback__) if Path(f.filename).parent not in (HERE, HERE.parent)]
+    ours = HERE, HERE.parent
+    frames = [f for f in traceback.extract_tb(e.__traceback__) if Path(f.filename).parent not in ours]
     mine = [f.lineno for f in frames if f.filename == frames[0].filename]
     return f" (line {mine[-1]})" if mine else ""
 
@@ -47,7 +48,7 @@ def whole(x)->bool:
     return isinstance(x, int) and not isinstance(x, bool)
 
 def as_early_as_can_be(pieces):
-    "Text of some pieces of bytes as soon as it is whole, and � as soon as it is known that a byte belongs to no character"
+    "Text of pieces of bytes as soon as it is whole, and � as soon as a byte can belong to no character"
     held = b""
     for piece in pieces:
         held, text = held+piece, ""

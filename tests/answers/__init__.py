@@ -1,4 +1,4 @@
-"Answers to the exercises, wrong and right, which the graders' own banks do not hold: one module for each chapter"
+"Answers to the exercises, wrong and right, which the graders' banks do not hold: a module for each chapter"
 from collections.abc import Callable
 from dataclasses import dataclass
 

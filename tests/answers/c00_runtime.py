@@ -70,7 +70,8 @@ def named_temporary_file(path, data):
 def cleans_after_os_errors_only(path, data): cleaned(path.parent/uuid.uuid4().hex, path, data, errors=OSError)
 
 @answers.wrong("atomic", named="only some errors are cleaned up after")
-def cleans_after_exceptions_only(path, data): cleaned(path.parent/uuid.uuid4().hex, path, data, errors=Exception)
+def cleans_after_exceptions_only(path, data):
+    cleaned(path.parent/uuid.uuid4().hex, path, data, errors=Exception)
 
 @answers.wrong("atomic", named="nothing is written for no bytes")
 def no_empty_file(path, data):
@@ -206,8 +207,8 @@ def with_an_inner_function(ask, sleep, chance, tries=5):
             raise result
         sleep(min(30, 2**(k-1))*chance()+result.wait)
 
-def wait_for(ask, sleep, chance, tries=5, error=None, reset=1, falsy=False, which=OSError, first=False, nap=None, total=False,
-             final_first=True, once=False):
+def wait_for(ask, sleep, chance, tries=5, error=None, reset=1, falsy=False, which=OSError, first=False,
+             nap=None, total=False, final_first=True):
     "Patience with more ways to go wrong"
     k, asked, kept = 0, 0, None
     while True:
@@ -242,7 +243,8 @@ def timeout_error(*a): return wait_for(*a, error=TimeoutError("gave up"))
 def first_error(*a): return wait_for(*a, first=True)
 
 @answers.wrong("patience", named="progress counts as no failure")
-def progress_sets_to_zero(*a): return wait_for(*a, reset=0, nap=lambda e, k, s, c: s(e.wait+min(30, 2**max(k-1, 0))*c()))
+def progress_sets_to_zero(*a):
+    return wait_for(*a, reset=0, nap=lambda e, k, s, c: s(e.wait+min(30, 2**max(k-1, 0))*c()))
 
 @answers.wrong("patience", named="an empty answer is no answer")
 def empty_is_a_failure(ask, sleep, chance, tries=5):
@@ -297,7 +299,8 @@ def gives_back_none(ask, sleep, chance, tries=5):
         return None
 
 @answers.wrong("patience", named="chance is asked twice")
-def chance_asked_twice(*a): return wait_for(*a, nap=lambda e, k, s, c: s(e.wait+min(30, 2**(k-1))*(c()+c())/2))
+def chance_asked_twice(*a):
+    return wait_for(*a, nap=lambda e, k, s, c: s(e.wait+min(30, 2**(k-1))*(c()+c())/2))
 
 @answers.wrong("patience")
 def sleeps_before_asking(ask, sleep, chance, tries=5):
@@ -333,8 +336,8 @@ def by_splitting(part, tag, status, headers, body):
             return part+body, len(part)+len(body) == int(total)
     return part, False
 
-def glued(part, tag, status, headers, body, keep=lambda status: True, own_tag=None, total_of=None, at_416=None, trim=False,
-          empty=True, other=None):
+def glued(part, tag, status, headers, body, keep=lambda status: True, own_tag=None, total_of=None,
+          at_416=None, trim=False, empty=True):
     tag = own_tag or tag
     if status == 200:
         return body, len(body) == int(headers["Content-Length"]) and (empty or bool(body))
@@ -357,7 +360,9 @@ def tag_of_the_example(*a): return glued(*a, own_tag='"v1"')
 def length_of_the_example(*a): return glued(*a, total_of=40)
 
 @answers.wrong("pieces", named="416 can be the end")
-def whole_at_416(*a): return glued(*a, at_416=lambda part, headers: (part, len(part) == int(headers["Content-Range"].split("/")[1])))
+def whole_at_416(*a):
+    def at_416(part, headers): return part, len(part) == int(headers["Content-Range"].split("/")[1])
+    return glued(*a, at_416=at_416)
 
 @answers.wrong("pieces", named="an empty file is never whole")
 def empty_file_is_not_whole(*a): return glued(*a, empty=False)
@@ -390,11 +395,14 @@ def part_is_enough(part, tag, status, headers, body):
     return new, whole or bool(part) and status == 416
 
 @answers.wrong("pieces")
-def status_says_whole(part, tag, status, headers, body): return glued(part, tag, status, headers, body)[0], status == 200
+def status_says_whole(part, tag, status, headers, body):
+    return glued(part, tag, status, headers, body)[0], status == 200
 
 @answers.wrong("pieces", named="the new version is not taken")
 def tag_must_fit_at_200(part, tag, status, headers, body):
-    return (part, False) if status == 200 and headers["ETag"] != tag else glued(part, tag, status, headers, body)
+    if status == 200 and headers["ETag"] != tag:
+        return part, False
+    return glued(part, tag, status, headers, body)
 
 @answers.wrong("pieces")
 def a_list(*a): return list(glued(*a))
@@ -426,13 +434,14 @@ def with_named_parts(n, size, gap, rate, workers, line, wait, resume):
     stops = moved/gap
     return n*moved, math.ceil(n/busy)*(8*moved/mbit+stops*wait)
 
-def bill(n, size, gap, rate, workers, line, wait, resume, cuts=None, moved=None, files=None, speed=None, busy=None, waits=1):
-    busy = busy(n, workers) if busy else min(n, workers)
+def bill(n, size, gap, rate, workers, line, wait, resume, cuts=None, moved=None, files=None,
+         speed=None):
+    busy = min(n, workers)
     x = size/gap
     stops = cuts(x, resume) if cuts else x if resume else math.expm1(x)
     mb = moved(size, gap, resume) if moved else size if resume else gap*math.expm1(x)
     rate = speed(rate, line, busy) if speed else min(rate, line/8/busy)
-    each = mb/rate+stops*wait*waits
+    each = mb/rate+stops*wait
     return n*mb, files(n, busy, each) if files else math.ceil(n/busy)*each
 
 @answers.wrong("bill", named="whole cuts only")
@@ -481,4 +490,5 @@ def rounded(*a): return tuple(map(round, bill(*a)))
 def seconds_first(*a): return bill(*a)[::-1]
 
 @answers.wrong("bill")
-def question_only(n, size, gap, rate, workers, line, wait, resume): return bill(n, 100, 1000, rate, workers, line, wait, resume)
+def question_only(n, size, gap, rate, workers, line, wait, resume):
+    return bill(n, 100, 1000, rate, workers, line, wait, resume)

@@ -146,7 +146,11 @@ def with_a_heap(chunk, ranks):
 def glue(chunk, ranks, pick=lambda places: min(places), rank=None, single=None):
     parts = [bytes([b]) for b in chunk]
     rank = rank or ranks
-    while places := [(rank[a+b], i, len(a+b)) for i, (a, b) in enumerate(zip(parts, parts[1:])) if a+b in ranks]:
+    while True:
+        pairs = enumerate(zip(parts, parts[1:]))
+        places = [(rank[a+b], i, len(a+b)) for i, (a, b) in pairs if a+b in ranks]
+        if not places:
+            break
         i = pick(places)[1]
         parts[i:i+2] = [parts[i]+parts[i+1]]
     return [single[p] if single and len(p) == 1 else rank[p] for p in parts]
@@ -155,7 +159,8 @@ def glue(chunk, ranks, pick=lambda places: min(places), rank=None, single=None):
 def order_of_the_dict(chunk, ranks): return glue(chunk, ranks, rank={t: k for k, t in enumerate(ranks)})
 
 @answers.wrong("hasty", named="bytes for ids")
-def bytes_are_their_own_ids(chunk, ranks): return glue(chunk, ranks, single={bytes([b]): b for b in range(256)})
+def bytes_are_their_own_ids(chunk, ranks):
+    return glue(chunk, ranks, single={bytes([b]): b for b in range(256)})
 
 KEPT = {}
 
@@ -163,13 +168,16 @@ KEPT = {}
 def remembers_chunks(chunk, ranks): return KEPT.setdefault(chunk, glue(chunk, ranks))
 
 @answers.wrong("hasty", named="the longest pair first")
-def longest_pair(chunk, ranks): return glue(chunk, ranks, pick=lambda places: max(places, key=lambda p: (p[2], -p[0], -p[1])))
+def longest_pair(chunk, ranks):
+    return glue(chunk, ranks, pick=lambda places: max(places, key=lambda p: (p[2], -p[0], -p[1])))
 
 @answers.wrong("hasty", named="from right to left")
-def right_to_left(chunk, ranks): return glue(chunk, ranks, pick=lambda places: max(places, key=lambda p: p[1]))
+def right_to_left(chunk, ranks):
+    return glue(chunk, ranks, pick=lambda places: max(places, key=lambda p: p[1]))
 
 @answers.wrong("hasty", named="from left to right")
-def whole_word_first(chunk, ranks): return [ranks[chunk]] if chunk in ranks else glue(chunk, ranks, pick=lambda p: min(p, key=lambda q: q[1]))
+def whole_word_first(chunk, ranks):
+    return [ranks[chunk]] if chunk in ranks else glue(chunk, ranks, pick=lambda p: min(p, key=lambda q: q[1]))
 
 @answers.wrong("hasty", named="the fewest tokens")
 def fewest_tokens(chunk, ranks):
@@ -256,7 +264,7 @@ def by_difference(ids, pair, new_id, counts):
             counts[p] += after[p]-before[p]
     return new
 
-def update(ids, pair, new_id, counts, new=None, before=None, clear=False, delete=False, mutate=False, first=False, twice=False,
+def update(ids, pair, new_id, counts, new=None, clear=False, delete=False, mutate=False, first=False,
            right_from_new=False):
     out, i, done = [], 0, False
     while i < len(ids):
@@ -272,8 +280,6 @@ def update(ids, pair, new_id, counts, new=None, before=None, clear=False, delete
                 if right_from_new and (ids[i+2:i+4] == list(pair)):
                     y = new_id
                 counts[new or new_id, y] += 1
-                if twice:
-                    counts[pair[1], y] += 0
             out.append(new or new_id)
             i += 2
         else:
@@ -292,7 +298,8 @@ def update(ids, pair, new_id, counts, new=None, before=None, clear=False, delete
 def new_id_is_99(ids, pair, new_id, counts): return update(ids, pair, new_id, counts, new=99)
 
 @answers.wrong("changes")
-def new_id_is_the_next(ids, pair, new_id, counts): return update(ids, pair, new_id, counts, new=max(ids, default=0)+1)
+def new_id_is_the_next(ids, pair, new_id, counts):
+    return update(ids, pair, new_id, counts, new=max(ids, default=0)+1)
 
 @answers.wrong("changes", named="the pair is set to zero")
 def pair_set_to_zero(ids, pair, new_id, counts): return update(ids, pair, new_id, counts, clear=True)
@@ -307,7 +314,8 @@ def changes_the_word(ids, pair, new_id, counts): return update(ids, pair, new_id
 def first_place_only(ids, pair, new_id, counts): return update(ids, pair, new_id, counts, first=True)
 
 @answers.wrong("changes", named="the right neighbour is ahead of its time")
-def right_neighbour_glued_early(ids, pair, new_id, counts): return update(ids, pair, new_id, counts, right_from_new=True)
+def right_neighbour_glued_early(ids, pair, new_id, counts):
+    return update(ids, pair, new_id, counts, right_from_new=True)
 
 @answers.wrong("changes", named="recounts the word")
 def counted_anew(ids, pair, new_id, counts):
@@ -482,11 +490,13 @@ def one_mark_for_each_byte(tokens):
 
 # ---- 5. a pattern for your language ----
 
-ENGLISH = ("It's eight o'clock, and the printer's daughter hasn't come. The well-known baker of the north-east, who'd sell his "
-           "day-old bread at four o'clock, didn't know where she'd gone; the printer's friend, a well-to-do inn-keeper, hadn't seen "
-           "her either. \"She'll be at the letter-box,\" said the baker's mother-in-law. \"It's her birthday, isn't it?\" They'd "
-           "forgotten. So the printer's neighbours went from door to door, and by nine o'clock there was a cake, half-baked, "
-           "with twenty-one candles in it. The daughter's face, when she'd come home at ten o'clock, wasn't sad any more.")
+ENGLISH = (
+    "It's eight o'clock, and the printer's daughter hasn't come. The well-known baker of the north-east, "
+    "who'd sell his day-old bread at four o'clock, didn't know where she'd gone; the printer's friend, a "
+    "well-to-do inn-keeper, hadn't seen her either. \"She'll be at the letter-box,\" said the baker's "
+    "mother-in-law. \"It's her birthday, isn't it?\" They'd forgotten. So the printer's neighbours went from "
+    "door to door, and by nine o'clock there was a cake, half-baked, with twenty-one candles in it. The "
+    "daughter's face, when she'd come home at ten o'clock, wasn't sad any more.")
 WORDS = r"[^\r\n\p{L}\p{M}\p{N}]?+[\p{L}\p{M}]+(?:['’-][\p{L}\p{M}]+)*"
 REST = r"|\p{N}{1,2}| ?[^\s\p{L}\p{M}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 
@@ -500,7 +510,8 @@ def pattern(label, regex, text=ENGLISH, named=None):
     answers.wrong("language", label, named)(lambda: (regex, text))
 
 answers.right("language", "a group that captures")(lambda: (WORDS.replace("(?:", "(")+REST, ENGLISH))
-pattern("signs without a class are lost", r"[\p{L}\p{M}]+(?:['’-][\p{L}\p{M}]+)*|\p{N}{1,3}|\p{P}+|\p{S}+|\s+")
+pattern("signs without a class are lost",
+        r"[\p{L}\p{M}]+(?:['’-][\p{L}\p{M}]+)*|\p{N}{1,3}|\p{P}+|\p{S}+|\s+")
 pattern("control signs are lost", r" ?[\p{L}\p{M}'’-]+|\p{N}{1,3}| ?[\p{P}\p{S}]|\p{Cf}|\s+")
 pattern("digits with what follows", WORDS+r"|\p{N}{1,2} ?"+REST)
 pattern("words of one piece with the next", WORDS+r"(?: \p{L}+)?"+REST)

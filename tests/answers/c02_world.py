@@ -49,7 +49,8 @@ def orders_of_the_wrong_ones_only(w, relation):
 def four_drawn(w, relation): return sum(forms(relation)*math.perm(m, 4) for m in sizes(w, relation))
 
 @answers.wrong("count", named="the right one is drawn as well")
-def right_one_drawn_too(w, relation): return sum(forms(relation)*math.perm(m+1, 4) for m in sizes(w, relation))
+def right_one_drawn_too(w, relation):
+    return sum(forms(relation)*math.perm(m+1, 4) for m in sizes(w, relation))
 
 @answers.wrong("count", named="statements instead of questions")
 def ways_of_saying(w, relation):
@@ -228,7 +229,8 @@ def by_seeded_dice(text, percent): return Random(text).random()*100 < percent
 
 @answers.right("checksum")
 def by_blake_without_case(text, percent):
-    return int.from_bytes(hashlib.blake2b(text.lower().encode(), digest_size=6).digest(), "little")/2**48 < percent/100
+    digest = hashlib.blake2b(text.lower().encode(), digest_size=6).digest()
+    return int.from_bytes(digest, "little")/2**48 < percent/100
 
 @answers.right("checksum")
 def ten_thousandths(text, percent): return zlib.crc32(text.encode()) % 10**6 < percent*10**4
@@ -335,7 +337,8 @@ def tells_everything(w, rng):
 @answers.right("lesson")
 def sentence_by_sentence(w, rng):
     tell, ask = parts(w, rng)
-    return lines(" ".join(w.say(rng, f) for f in tell), [(w.ask(rng, f), w.reply(rng, f).rstrip(".")) for f in ask])+"\n"
+    paragraph = " ".join(w.say(rng, f) for f in tell)
+    return lines(paragraph, [(w.ask(rng, f), w.reply(rng, f).rstrip(".")) for f in ask])+"\n"
 
 @answers.wrong("lesson")
 def one_question(w, rng):

@@ -97,10 +97,12 @@ def both_remainders(start, stop, rank, ranks, worker, workers):
     return [k for k in range(start, stop) if k % ranks == rank and k % workers == worker]
 
 @answers.wrong("dealing", named="the last document is forgotten")
-def last_one_lost(start, stop, rank, ranks, worker, workers): return list(as_a_range(start, stop-1, rank, ranks, worker, workers))
+def last_one_lost(start, stop, rank, ranks, worker, workers):
+    return list(as_a_range(start, stop-1, rank, ranks, worker, workers))
 
 @answers.wrong("dealing", named="stop is read as well")
-def stop_is_read(start, stop, rank, ranks, worker, workers): return list(as_a_range(start, stop+1, rank, ranks, worker, workers))
+def stop_is_read(start, stop, rank, ranks, worker, workers):
+    return list(as_a_range(start, stop+1, rank, ranks, worker, workers))
 
 @answers.wrong("dealing", named="begins before start")
 def before_start(start, stop, rank, ranks, worker, workers):
@@ -131,20 +133,24 @@ def ranks_only(start, stop, rank, ranks, worker, workers):
     return [k for k in range(start, stop) if k % ranks == rank] if worker == 0 else []
 
 @answers.wrong("dealing")
-def workers_only(start, stop, rank, ranks, worker, workers): return [k for k in range(start, stop) if k % workers == worker]
+def workers_only(start, stop, rank, ranks, worker, workers):
+    return [k for k in range(start, stop) if k % workers == worker]
 
 @answers.wrong("dealing")
-def falling(start, stop, rank, ranks, worker, workers): return list(as_a_range(start, stop, rank, ranks, worker, workers))[::-1]
+def falling(start, stop, rank, ranks, worker, workers):
+    return list(as_a_range(start, stop, rank, ranks, worker, workers))[::-1]
 
 @answers.wrong("dealing")
 def by_hash(start, stop, rank, ranks, worker, workers):
     return [k for k in range(start, stop) if k*2654435761 % 2**32 % (ranks*workers) == rank*workers+worker]
 
 @answers.wrong("dealing")
-def as_floats(start, stop, rank, ranks, worker, workers): return [k/1 for k in as_a_range(start, stop, rank, ranks, worker, workers)]
+def as_floats(start, stop, rank, ranks, worker, workers):
+    return [k/1 for k in as_a_range(start, stop, rank, ranks, worker, workers)]
 
 @answers.wrong("dealing")
-def as_a_set(start, stop, rank, ranks, worker, workers): return sum(as_a_range(start, stop, rank, ranks, worker, workers))
+def as_a_set(start, stop, rank, ranks, worker, workers):
+    return sum(as_a_range(start, stop, rank, ranks, worker, workers))
 
 # ---- 3. where training ends ----
 

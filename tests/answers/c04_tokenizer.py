@@ -224,7 +224,9 @@ def cut_to_ascii(tok, messages): return render(tok, messages, lambda t: t.encode
 
 # ---- 3. parts of a text ----
 
-def before_blank(text, p, letter=str.isalpha): return text[p] == " " and letter(text[p-1]) and letter(text[p+1])
+def before_blank(text, p): return text[p] == " " and text[p-1].isalpha() and text[p+1].isalpha()
+
+def last(places, other): return max(places, default=other)
 
 @answers.right("parts")
 def word_by_word(tok, text, size):
@@ -244,8 +246,8 @@ def forward_search(tok, text, size):
 def any_single_whitespace(tok, text, size):
     out, begin = [], 0
     while len(text)-begin > size:
-        places = [p for p in range(begin+1, len(text)-1) if text[p].isspace() and text[p-1].isalpha() and text[p+1].isalpha()]
-        good = [p for p in places if p <= begin+size] or places[:0] or [next(iter(places), len(text))]
+        places = [m.start() for m in regex.finditer(r"(?<=\p{L})\s(?=\p{L})", text) if m.start() > begin]
+        good = [p for p in places if p <= begin+size] or [next(iter(places), len(text))]
         out += tok.encode(text[begin:good[-1]])
         begin = good[-1]
     return out+tok.encode(text[begin:])
@@ -261,15 +263,20 @@ def in_parts(tok, text, size, cut):
         begin = end
     return out+tok.encode(text[begin:])
 
-def next_safe(text, begin): return next((p for p in range(begin+1, len(text)-1) if before_blank(text, p)), None)
+def next_safe(text, begin):
+    return next((p for p in range(begin+1, len(text)-1) if before_blank(text, p)), None)
 
 @answers.wrong("parts", named="ASCII letters only")
 def ascii_letters(tok, text, size):
     places = [m.start() for m in regex.finditer("(?<=[A-Za-z]) (?=[A-Za-z])", text)]
-    return in_parts(tok, text, size, lambda t, b, s: max((p for p in places if b < p <= b+s), default=min((p for p in places if p > b), default=None)))
+    def cut(text, begin, size):
+        after = next((p for p in places if p > begin), None)
+        return last((p for p in places if begin < p <= begin+size), after)
+    return in_parts(tok, text, size, cut)
 
 @answers.wrong("parts", named="cuts after a space")
-def after_the_blank_backwards(tok, text, size): return in_parts(tok, text, size, lambda t, b, s: t.rfind(" ", b, b+s)+1)
+def after_the_blank_backwards(tok, text, size):
+    return in_parts(tok, text, size, lambda t, b, s: t.rfind(" ", b, b+s)+1)
 
 @answers.wrong("parts", named="cuts after a space")
 def after_the_blank_forwards(tok, text, size):
@@ -277,11 +284,15 @@ def after_the_blank_forwards(tok, text, size):
 
 @answers.wrong("parts", named="cuts at any whitespace")
 def before_whitespace_forwards(tok, text, size):
-    return in_parts(tok, text, size, lambda t, b, s: next((p for p in range(b+s//2, len(t)) if t[p].isspace() and p > b), None))
+    def cut(t, begin, size):
+        return next((p for p in range(begin+max(size//2, 1), len(t)) if t[p].isspace()), None)
+    return in_parts(tok, text, size, cut)
 
 @answers.wrong("parts", named="cuts before any space")
 def before_any_blank_forwards(tok, text, size):
-    return in_parts(tok, text, size, lambda t, b, s: next((p for p in range(b+s//2, len(t)) if t[p] == " " and p > b), None))
+    def cut(t, begin, size):
+        return next((p for p in range(begin+max(size//2, 1), len(t)) if t[p] == " "), None)
+    return in_parts(tok, text, size, cut)
 
 @answers.wrong("parts", named="gathers the pieces of the pattern")
 def gathered_pieces(tok, text, size):
@@ -297,10 +308,12 @@ def gathered_pieces(tok, text, size):
 def split_words(tok, text, size): return [i for w in text.split() for i in tok.encode(w)]
 
 @answers.wrong("parts", named="cuts before any space")
-def split_and_spaces_added(tok, text, size): return [i for k, w in enumerate(text.split(" ")) for i in tok.encode(" "*(k > 0)+w)]
+def split_and_spaces_added(tok, text, size):
+    return [i for k, w in enumerate(text.split(" ")) for i in tok.encode(" "*(k > 0)+w)]
 
 @answers.wrong("parts", named="cuts by count")
-def by_twice_the_size(tok, text, size): return [i for k in range(0, len(text), 2*size) for i in tok.encode(text[k:k+2*size])]
+def by_twice_the_size(tok, text, size):
+    return [i for k in range(0, len(text), 2*size) for i in tok.encode(text[k:k+2*size])]
 
 @answers.wrong("parts")
 def after_full_stops(tok, text, size):
@@ -308,18 +321,26 @@ def after_full_stops(tok, text, size):
 
 @answers.right("parts")
 def letter_before_only(tok, text, size):
-    return in_parts(tok, text, size, lambda t, b, s: max((p for p in range(b+1, min(b+s+1, len(t)-1)) if t[p] == " " and t[p-1].isalpha()), default=None) or next_safe(t, b))
+    def cut(t, begin, size):
+        near = range(begin+1, min(begin+size+1, len(t)-1))
+        return last((p for p in near if t[p] == " " and t[p-1].isalpha()), next_safe(t, begin))
+    return in_parts(tok, text, size, cut)
 
 @answers.right("parts")
 def letter_behind_only(tok, text, size):
-    return in_parts(tok, text, size, lambda t, b, s: max((p for p in range(b+1, min(b+s+1, len(t)-1)) if t[p] == " " and t[p+1].isalpha()), default=None) or next_safe(t, b))
+    def cut(t, begin, size):
+        near = range(begin+1, min(begin+size+1, len(t)-1))
+        return last((p for p in near if t[p] == " " and t[p+1].isalpha()), next_safe(t, begin))
+    return in_parts(tok, text, size, cut)
 
 @answers.wrong("parts", named="too much at once")
 def all_at_once(tok, text, size): return tok.encode(text)
 
 @answers.wrong("parts")
 def too_large_parts(tok, text, size):
-    return in_parts(tok, text, size, lambda t, b, s: next((p for p in range(b+3*s, len(t)-1) if before_blank(t, p)), None))
+    def cut(t, begin, size):
+        return next((p for p in range(begin+3*size, len(t)-1) if before_blank(t, p)), None)
+    return in_parts(tok, text, size, cut)
 
 @answers.wrong("parts")
 def a_list_for_each_part(tok, text, size): return [word_by_word(tok, text, size)]
@@ -344,10 +365,11 @@ def overlapping_parts(tok, text, size):
 
 # ---- 4. merges from ranks ----
 
-def replay(token, ranks, best=min, allowed=lambda r, own: r < own):
+def replay(token, ranks, best=min):
     parts = [token[k:k+1] for k in range(len(token))]
     while len(parts) > 2:
-        pairs = [(ranks[a+b], i) for i, (a, b) in enumerate(zip(parts, parts[1:])) if a+b in ranks and allowed(ranks[a+b], ranks[token])]
+        glued = [(a+b, i) for i, (a, b) in enumerate(zip(parts, parts[1:]))]
+        pairs = [(ranks[t], i) for t, i in glued if t in ranks and ranks[t] < ranks[token]]
         if not pairs:
             break
         i = best(pairs)[1]
@@ -373,10 +395,12 @@ def rank_after_rank(token, ranks):
     return parts
 
 @answers.wrong("halves", named="the rightmost of equals")
-def rightmost_first(token, ranks): return tuple(replay(token, ranks, best=lambda pairs: min(pairs, key=lambda p: (p[0], -p[1]))))
+def rightmost_first(token, ranks):
+    return tuple(replay(token, ranks, best=lambda pairs: min(pairs, key=lambda p: (p[0], -p[1]))))
 
 @answers.wrong("halves", named="from left to right")
-def leftmost_first(token, ranks): return tuple(replay(token, ranks, best=lambda pairs: min(pairs, key=lambda p: p[1])))
+def leftmost_first(token, ranks):
+    return tuple(replay(token, ranks, best=lambda pairs: min(pairs, key=lambda p: p[1])))
 
 @answers.wrong("halves", named="the youngest first")
 def highest_first(token, ranks): return tuple(replay(token, ranks, best=max))
@@ -384,7 +408,8 @@ def highest_first(token, ranks): return tuple(replay(token, ranks, best=max))
 @answers.wrong("halves")
 def middle(token, ranks): return token[:len(token)//2], token[len(token)//2:]
 
-def cuts(token, ranks): return [(token[:k], token[k:]) for k in range(1, len(token)) if token[:k] in ranks and token[k:] in ranks]
+def cuts(token, ranks):
+    return [(token[:k], token[k:]) for k in range(1, len(token)) if token[:k] in ranks and token[k:] in ranks]
 
 @answers.wrong("halves")
 def smallest_sum_of_ranks(token, ranks): return min(cuts(token, ranks), key=lambda c: ranks[c[0]]+ranks[c[1]])
@@ -422,11 +447,12 @@ def order_of_the_dict(token, ranks):
 
 # ---- 5. a hundred shards ----
 
+def width_of(vocab_size): return 1 if vocab_size <= 256 else 2 if vocab_size <= 65_536 else 4
+
 def account_of(shards, chars, bytes_per_char, docs, bytes_per_token, mb_per_s, vocab_size, **changes):
     size = shards*chars*bytes_per_char
     tokens = round(size/bytes_per_token)+shards*docs
-    width = 1 if vocab_size <= 256 else 2 if vocab_size <= 65_536 else 4
-    return dict(tokens=tokens, disk_bytes=tokens*width, seconds=size/mb_per_s/1e6) | changes
+    return dict(tokens=tokens, disk_bytes=tokens*width_of(vocab_size), seconds=size/mb_per_s/1e6) | changes
 
 @answers.right("account")
 def rounded(*a): return account_of(*a)
@@ -439,7 +465,8 @@ def by_bits(shards, chars, bytes_per_char, docs, bytes_per_token, mb_per_s, voca
     return {"seconds": size/(mb_per_s*10**6), "tokens": tokens, "disk_bytes": width*tokens}
 
 @answers.wrong("account", named="three bytes")
-def three_bytes(*a): return account_of(*a, disk_bytes=account_of(*a)["tokens"]*max(1, math.ceil(math.log2(a[-1])/8)))
+def three_bytes(*a):
+    return account_of(*a, disk_bytes=account_of(*a)["tokens"]*max(1, math.ceil(math.log2(a[-1])/8)))
 
 @answers.wrong("account", named=None)
 def bos_for_each_shard(*a): return account_of(a[0], a[1], a[2], 1, *a[4:])
@@ -447,18 +474,19 @@ def bos_for_each_shard(*a): return account_of(a[0], a[1], a[2], 1, *a[4:])
 @answers.wrong("account", named="the documents of one shard")
 def documents_of_one_shard(*a):
     tokens = account_of(a[0], a[1], a[2], 0, *a[4:])["tokens"]+a[3]
-    return account_of(*a, tokens=tokens, disk_bytes=tokens*(1 if a[-1] <= 256 else 2 if a[-1] <= 65_536 else 4))
+    return account_of(*a, tokens=tokens, disk_bytes=tokens*width_of(a[-1]))
 
 @answers.wrong("account", named="one shard")
 def one_shard(*a): return account_of(1, *a[1:])
 
 @answers.wrong("account", named="BOS is not on the disk")
-def bos_not_on_disk(*a): return account_of(*a, disk_bytes=account_of(a[0], a[1], a[2], 0, *a[4:])["disk_bytes"])
+def bos_not_on_disk(*a):
+    return account_of(*a, disk_bytes=account_of(a[0], a[1], a[2], 0, *a[4:])["disk_bytes"])
 
 @answers.wrong("account", named="characters for each token")
 def chars_a_token(*a):
     tokens = round(a[0]*a[1]/a[4])+a[0]*a[3]
-    return account_of(*a, tokens=tokens, disk_bytes=tokens*(1 if a[-1] <= 256 else 2 if a[-1] <= 65_536 else 4))
+    return account_of(*a, tokens=tokens, disk_bytes=tokens*width_of(a[-1]))
 
 @answers.wrong("account", named="the text is on the disk")
 def disk_is_the_text(*a): return account_of(*a, disk_bytes=a[0]*a[1]*a[2])

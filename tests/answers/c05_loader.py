@@ -44,8 +44,7 @@ def by_loops(buffer, size, bos):
             buffer[shortest] = buffer[shortest][room:]
     return tuple(row)
 
-def pack(buffer, size, bos, end_bos=False, rest_bos=False, short=0, order=None, empty=False, stop=False, mark=None,
-         whole=False):
+def pack(buffer, size, bos, rest_bos=False, short=0, order=None, empty=False, mark=None, whole=False):
     "A packer with more ways to go wrong"
     mark, row = bos if mark is None else mark, []
     while len(row) < size and buffer:
@@ -55,8 +54,6 @@ def pack(buffer, size, bos, end_bos=False, rest_bos=False, short=0, order=None, 
             i = max(fits, key=lambda i: len(buffer[i])) if order is None else order(fits)
             row += [mark, *buffer.pop(i)]
             continue
-        if stop:
-            return row+[mark]*space
         i = min(range(len(buffer)), key=lambda i: len(buffer[i]))
         if space == 1 and empty:
             buffer.pop(i)
@@ -107,8 +104,8 @@ def remainder_is_the_document(buffer, size, bos): return pack(buffer, size, bos,
 
 @answers.wrong("lossy", named="the youngest of equals")
 def newest_of_equals(buffer, size, bos):
-    lengths = lambda i: (len(buffer[i]), i)
-    return pack(buffer, size, bos, order=lambda fits: max(fits, key=lengths))
+    def newest(fits): return max(fits, key=lambda i: (len(buffer[i]), i))
+    return pack(buffer, size, bos, order=newest)
 
 @answers.wrong("lossy", named="the first that fits")
 def first_fit(buffer, size, bos): return pack(buffer, size, bos, order=lambda fits: fits[0])
@@ -137,13 +134,17 @@ def buffer_sorted_by_length(buffer, size, bos):
     buffer.sort(key=len)
     return pack(buffer, size, bos)
 
+def best_or_shortest(buffer, fits):
+    def length(i): return len(buffer[i])
+    return max(fits, key=length) if fits else min(range(len(buffer)), key=length)
+
 @answers.wrong("lossy")
 def rest_in_front(buffer, size, bos):
     row = []
     while len(row) < size:
         room = size-len(row)-1
         fits = [i for i in range(len(buffer)) if len(buffer[i]) <= room]
-        i = max(fits, key=lambda i: len(buffer[i])) if fits else min(range(len(buffer)), key=lambda i: len(buffer[i]))
+        i = best_or_shortest(buffer, fits)
         ids = buffer.pop(i)
         row += [bos, *ids[:room]]
         if ids[room:]:
@@ -156,7 +157,7 @@ def empty_documents_stay(buffer, size, bos):
     while len(row) < size:
         room = size-len(row)-1
         fits = [i for i in range(len(buffer)) if len(buffer[i]) <= room]
-        i = max(fits, key=lambda i: len(buffer[i])) if fits else min(range(len(buffer)), key=lambda i: len(buffer[i]))
+        i = best_or_shortest(buffer, fits)
         row += [bos, *buffer[i][:room]]
         buffer[i] = buffer[i][room:]
     return row
@@ -186,7 +187,8 @@ def lane_of_the_turn(rank, world, lanes, start, n):
     return out
 
 @answers.wrong("owner", named="counted from one")
-def from_one(rank, world, lanes, start, n): return [(start+rank+j*world, (start+rank+j*world) % lanes) for j in range(1, n+1)]
+def from_one(rank, world, lanes, start, n):
+    return [(start+rank+j*world, (start+rank+j*world) % lanes) for j in range(1, n+1)]
 
 @answers.wrong("owner")
 def one_too_few(rank, world, lanes, start, n): return by_asking_all_rows(rank, world, lanes, start, n)[:-1]
@@ -195,17 +197,20 @@ def one_too_few(rank, world, lanes, start, n): return by_asking_all_rows(rank, w
 def rank_forgotten(rank, world, lanes, start, n): return [(start+j, (start+j) % lanes) for j in range(n)]
 
 @answers.wrong("owner", named="n rows of all together")
-def n_for_all(rank, world, lanes, start, n): return [(r, r % lanes) for r in range(start+rank, start+n, world)]
+def n_for_all(rank, world, lanes, start, n):
+    return [(r, r % lanes) for r in range(start+rank, start+n, world)]
 
 @answers.wrong("owner")
-def lane_by_world(rank, world, lanes, start, n): return [(start+rank+j*world, (start+rank+j*world) % world) for j in range(n)]
+def lane_by_world(rank, world, lanes, start, n):
+    return [(start+rank+j*world, (start+rank+j*world) % world) for j in range(n)]
 
 @answers.wrong("owner")
 def row_of_the_lane(rank, world, lanes, start, n):
     return [(r//lanes, r % lanes) for r, _ in by_asking_all_rows(rank, world, lanes, start, n)]
 
 @answers.wrong("owner", named="lane and row change places")
-def lane_first(rank, world, lanes, start, n): return [(lane, r) for r, lane in by_asking_all_rows(rank, world, lanes, start, n)]
+def lane_first(rank, world, lanes, start, n):
+    return [(lane, r) for r, lane in by_asking_all_rows(rank, world, lanes, start, n)]
 
 @answers.wrong("owner", named="start is not looked at")
 def start_ignored(rank, world, lanes, start, n): return by_asking_all_rows(rank, world, lanes, 0, n)
@@ -215,10 +220,12 @@ def always_four_lanes(rank, world, lanes, start, n):
     return [(r, r % 4) for r, _ in by_asking_all_rows(rank, world, lanes, start, n)]
 
 @answers.wrong("owner")
-def rows_only(rank, world, lanes, start, n): return [r for r, _ in by_asking_all_rows(rank, world, lanes, start, n)]
+def rows_only(rank, world, lanes, start, n):
+    return [r for r, _ in by_asking_all_rows(rank, world, lanes, start, n)]
 
 @answers.wrong("owner")
-def steps_of_lanes(rank, world, lanes, start, n): return [(start+rank+j*lanes, (start+rank) % lanes) for j in range(n)]
+def steps_of_lanes(rank, world, lanes, start, n):
+    return [(start+rank+j*lanes, (start+rank) % lanes) for j in range(n)]
 
 @answers.wrong("owner")
 def as_floats(rank, world, lanes, start, n):
@@ -316,7 +323,8 @@ def first_row_only(rows, size, lengths): return account_of(rows[:1], size, lengt
 def cut_if_met(rows, size, lengths):
     there = {k for row in rows for k, *_ in row}
     whole = {k for row in rows for k, _, n in row if n == lengths[k]}
-    return account_of(rows, size, lengths, cut=sum(n < size and k in there-whole for k, n in enumerate(lengths)))
+    cut = sum(n < size and k in there-whole for k, n in enumerate(lengths))
+    return account_of(rows, size, lengths, cut=cut)
 
 @answers.wrong("account")
 def orphan_pieces_after_the_second(rows, size, lengths):
@@ -375,10 +383,11 @@ def state_as_a_list(docs, size, depth, state=None):
         if len(lane):
             yield lane.row(), [taken, lane.rows, lane.buffer]
 
-def streaming(docs, size, depth, state, packed=lambda lane, taken: dict(next=taken, rows=lane.rows, buffer=lane.buffer),
-              opened=lambda state: state, bos=0, tail=True, deep=None):
-    state = opened(state) or dict(next=0, rows=0, buffer=[])
-    lane, taken = Lane(bos, size, state["buffer"], rows=state["rows"]), state["next"]
+def everything(lane, taken): return dict(next=taken, rows=lane.rows, buffer=lane.buffer)
+
+def streaming(docs, size, depth, state, packed=everything, tail=True, deep=None):
+    state = state or dict(next=0, rows=0, buffer=[])
+    lane, taken = Lane(0, size, state["buffer"], rows=state["rows"]), state["next"]
     source = docs(taken)
     while True:
         while not lane.ready(deep or depth):
@@ -442,12 +451,12 @@ def ends_with_the_documents(docs, size, depth, state=None):
 
 @answers.wrong("forgets")
 def youngest_first(docs, size, depth, state=None):
-    packed = lambda lane, taken: dict(next=taken, rows=lane.rows, buffer=lane.buffer[::-1])
+    def packed(lane, taken): return dict(next=taken, rows=lane.rows, buffer=lane.buffer[::-1])
     yield from streaming(docs, size, depth, state, packed=packed)
 
 @answers.wrong("forgets", named="what waits is sorted")
 def sorted_buffer(docs, size, depth, state=None):
-    packed = lambda lane, taken: dict(next=taken, rows=lane.rows, buffer=sorted(lane.buffer, key=len))
+    def packed(lane, taken): return dict(next=taken, rows=lane.rows, buffer=sorted(lane.buffer, key=len))
     yield from streaming(docs, size, depth, state, packed=packed)
 
 @answers.wrong("forgets")
@@ -458,12 +467,12 @@ def starts_anew(docs, size, depth, state=None): yield from streaming(docs, size,
 
 @answers.wrong("forgets")
 def next_is_the_row(docs, size, depth, state=None):
-    packed = lambda lane, taken: dict(next=lane.rows, rows=lane.rows, buffer=lane.buffer)
+    def packed(lane, taken): return dict(next=lane.rows, rows=lane.rows, buffer=lane.buffer)
     yield from streaming(docs, size, depth, state, packed=packed)
 
 @answers.wrong("forgets")
 def one_too_few(docs, size, depth, state=None):
-    packed = lambda lane, taken: dict(next=taken-1, rows=lane.rows, buffer=lane.buffer)
+    def packed(lane, taken): return dict(next=taken-1, rows=lane.rows, buffer=lane.buffer)
     yield from streaming(docs, size, depth, state, packed=packed)
 
 @answers.wrong("forgets")
@@ -481,5 +490,5 @@ def whole_list(docs, size, depth, state=None): return list(islice(streaming(docs
 
 @answers.wrong("forgets", named="forgets the number of rows")
 def turn_begins_anew(docs, size, depth, state=None):
-    packed = lambda lane, taken: dict(next=taken, rows=lane.rows//4*4, buffer=lane.buffer)
+    def packed(lane, taken): return dict(next=taken, rows=lane.rows//4*4, buffer=lane.buffer)
     yield from streaming(docs, size, depth, state, packed=packed)

@@ -124,9 +124,11 @@ def by_weights(processes):
 def with_where(processes):
     total = torch.stack([(t >= 0).sum() for micro in processes for _, t in micro]).sum()
     each = total/len(processes)
-    return tuple(tuple(torch.where(total > 0, nats.sum()/each.clamp(min=1e-9), nats.sum()*0) for nats, _ in micro) for micro in processes)
+    def share(nats): return torch.where(total > 0, nats.sum()/each.clamp(min=1e-9), nats.sum()*0)
+    return tuple(tuple(share(nats) for nats, _ in micro) for micro in processes)
 
-def divided(processes, by): return [[nats.sum()/by(processes, micro, nats, t) for nats, t in micro] for micro in processes]
+def divided(processes, by):
+    return [[nats.sum()/by(processes, micro, nats, t) for nats, t in micro] for micro in processes]
 
 @answers.wrong("divisor", named="token 0 does not count")
 def zero_is_not_scored(processes):
@@ -142,7 +144,8 @@ def zero_losses_not_scored(processes):
 def whole_division(processes): return divided(processes, lambda *_: scored(processes)//len(processes) or 1)
 
 @answers.wrong("divisor")
-def rounded_up(processes): return divided(processes, lambda *_: math.ceil(scored(processes)/len(processes)) or 1)
+def rounded_up(processes):
+    return divided(processes, lambda *_: math.ceil(scored(processes)/len(processes)) or 1)
 
 @answers.wrong("divisor", named="multiplied by the processes twice")
 def processes_twice(processes): return divided(processes, lambda *_: scored(processes)/len(processes)**2 or 1)
@@ -161,7 +164,8 @@ def detached(processes): return [[c.detach() for c in micro] for micro in by_wei
 def count_of_the_first_process(processes): return divided(processes, lambda ps, *_: scored(ps[:1]) or 1)
 
 @answers.wrong("divisor")
-def one_number_for_each_process(processes): return [torch.stack(list(micro)).sum() for micro in by_weights(processes)]
+def one_number_for_each_process(processes):
+    return [torch.stack(list(micro)).sum() for micro in by_weights(processes)]
 
 @answers.wrong("divisor")
 def losses_of_tokens(processes):
@@ -172,7 +176,8 @@ def losses_of_tokens(processes):
 def sums_only(processes): return divided(processes, lambda *_: 1)
 
 @answers.wrong("divisor")
-def with_a_small_number(processes): return divided(processes, lambda *_: scored(processes)/len(processes)+1e-3)
+def with_a_small_number(processes):
+    return divided(processes, lambda *_: scored(processes)/len(processes)+1e-3)
 
 @answers.wrong("divisor")
 def loss_of_the_average(processes):
@@ -202,7 +207,8 @@ def bits(ids, nats, vocab, size=lambda b: len(b), special=lambda i, vocab: vocab
     return sum(n for n, _ in text)/log/(sum(size(b) for _, b in text) or 1)
 
 @answers.wrong("bytes")
-def specials_come_last(ids, nats, vocab): return bits(ids, nats, vocab, special=lambda i, v: i >= len(v)-2, size=lambda b: len(b or b""))
+def specials_come_last(ids, nats, vocab):
+    return bits(ids, nats, vocab, special=lambda i, v: i >= len(v)-2, size=lambda b: len(b or b""))
 
 @answers.wrong("bytes", named="one byte for each token")
 def one_byte_a_token(ids, nats, vocab): return bits(ids, nats, vocab, size=lambda b: 1)
@@ -210,7 +216,8 @@ def one_byte_a_token(ids, nats, vocab): return bits(ids, nats, vocab, size=lambd
 @answers.wrong("bytes")
 def zero_without_a_guard(ids, nats, vocab):
     text = [i for i in ids if vocab[i] is not None]
-    return sum(n for i, n in zip(ids, nats) if vocab[i] is not None)/math.log(2)/sum(len(vocab[i]) for i in text)
+    total = sum(n for i, n in zip(ids, nats) if vocab[i] is not None)
+    return total/math.log(2)/sum(len(vocab[i]) for i in text)
 
 @answers.wrong("bytes", named="multiplied by log 2")
 def multiplied_by_log_two(ids, nats, vocab): return bits(ids, nats, vocab, log=1/math.log(2))
@@ -234,7 +241,8 @@ def different_ids_only(ids, nats, vocab):
     return bits(list(seen), list(seen.values()), vocab)
 
 @answers.wrong("bytes")
-def latin_letters(ids, nats, vocab): return bits(ids, nats, vocab, size=lambda b: len(b.decode("latin-1").encode()))
+def latin_letters(ids, nats, vocab):
+    return bits(ids, nats, vocab, size=lambda b: len(b.decode("latin-1").encode()))
 
 @answers.wrong("bytes")
 def nan_for_nothing(ids, nats, vocab):
@@ -338,10 +346,12 @@ def wrong_sum(rows, V, d):
 def discount_of_three_quarters(rows, V, d): return kneser(rows, V, .75)
 
 @answers.wrong("kneser")
-def vocabulary_of_what_was_seen(rows, V, d): return kneser(rows, max((t for r in rows for t in r), default=0)+1, d)
+def vocabulary_of_what_was_seen(rows, V, d):
+    return kneser(rows, max((t for r in rows for t in r), default=0)+1, d)
 
 @answers.wrong("kneser", named="one for all, V forgotten")
-def without_V_below(rows, V, d): return kneser(rows, V, d, q=lambda K, V: [(K[b]+1)/(sum(K.values())+1) for b in range(V)])
+def without_V_below(rows, V, d):
+    return kneser(rows, V, d, q=lambda K, V: [(K[b]+1)/(sum(K.values())+1) for b in range(V)])
 
 @answers.wrong("kneser", named="where a token is, not after what")
 def different_rows(rows, V, d):
@@ -375,7 +385,8 @@ def logarithms(rows, V, d): return [[math.log(p) for p in row] for row in kneser
 
 # ---- 5. never all at once ----
 
-def smoothed(x, w, t, s): return F.cross_entropy(x @ w.T, t, ignore_index=-1, reduction="none", label_smoothing=s)
+def smoothed(x, w, t, s):
+    return F.cross_entropy(x @ w.T, t, ignore_index=-1, reduction="none", label_smoothing=s)
 
 class ByHand(torch.autograd.Function):
     "Losses of a piece, and their gradients in the backward pass, with the logits made twice"
@@ -404,7 +415,8 @@ def one_by_one(x_NC, w_VC, targets_N, rows, smoothing):
     def one(x, w, t):
         log_p = F.log_softmax(x @ w.T, -1)
         return torch.where(t >= 0, -(1-smoothing)*log_p[0, t.clamp(min=0)]-smoothing*log_p.mean(), 0.)
-    return torch.cat([checkpoint(one, x_NC[i:i+1], w_VC, targets_N[i:i+1], use_reentrant=False) for i in range(len(targets_N))])
+    pairs = zip(x_NC.split(1), targets_N.split(1))
+    return torch.cat([checkpoint(one, x, w_VC, t, use_reentrant=False) for x, t in pairs])
 
 def in_chunks(x_NC, w_VC, targets_N, rows, smoothing, loss=smoothed, forget=True):
     run = (lambda *a: checkpoint(loss, *a, use_reentrant=False)) if forget else loss
@@ -419,7 +431,8 @@ def the_librarys_own_capped(x_NC, w_VC, targets_N, rows, smoothing):
     return token_losses(x_NC[None], w_VC, targets_N[None], chunk=rows*w_VC.size(0))[0]
 
 @answers.wrong("chunks", named="smoothing is not looked at")
-def without_smoothing(x_NC, w_VC, targets_N, rows, smoothing): return in_chunks(x_NC, w_VC, targets_N, rows, 0.)
+def without_smoothing(x_NC, w_VC, targets_N, rows, smoothing):
+    return in_chunks(x_NC, w_VC, targets_N, rows, 0.)
 
 @answers.wrong("chunks")
 def always_a_tenth(x_NC, w_VC, targets_N, rows, smoothing): return in_chunks(x_NC, w_VC, targets_N, rows, .1)
@@ -429,10 +442,12 @@ def keeps_everything(x_NC, w_VC, targets_N, rows, smoothing):
     return in_chunks(x_NC, w_VC, targets_N, rows, smoothing, forget=False)
 
 @answers.wrong("chunks")
-def two_times_rows(x_NC, w_VC, targets_N, rows, smoothing): return in_chunks(x_NC, w_VC, targets_N, 2*rows, smoothing)
+def two_times_rows(x_NC, w_VC, targets_N, rows, smoothing):
+    return in_chunks(x_NC, w_VC, targets_N, 2*rows, smoothing)
 
 @answers.wrong("chunks")
-def chunks_of_seven(x_NC, w_VC, targets_N, rows, smoothing): return in_chunks(x_NC, w_VC, targets_N, 64, smoothing)
+def chunks_of_seven(x_NC, w_VC, targets_N, rows, smoothing):
+    return in_chunks(x_NC, w_VC, targets_N, 64, smoothing)
 
 @answers.wrong("chunks", named="cut off from the weights")
 def no_gradient(x_NC, w_VC, targets_N, rows, smoothing):
@@ -449,7 +464,8 @@ def whole_chunks_only(x_NC, w_VC, targets_N, rows, smoothing):
     return in_chunks(x_NC[:n], w_VC, targets_N[:n], rows, smoothing)
 
 @answers.wrong("chunks")
-def the_mean(x_NC, w_VC, targets_N, rows, smoothing): return in_chunks(x_NC, w_VC, targets_N, rows, smoothing).mean()
+def the_mean(x_NC, w_VC, targets_N, rows, smoothing):
+    return in_chunks(x_NC, w_VC, targets_N, rows, smoothing).mean()
 
 @answers.wrong("chunks")
 def a_list_of_chunks(x_NC, w_VC, targets_N, rows, smoothing):
@@ -457,7 +473,9 @@ def a_list_of_chunks(x_NC, w_VC, targets_N, rows, smoothing):
 
 @answers.wrong("chunks")
 def soft_capped(x_NC, w_VC, targets_N, rows, smoothing):
-    loss = lambda x, w, t, s: F.cross_entropy(15*torch.tanh(x @ w.T/15), t, ignore_index=-1, reduction="none", label_smoothing=s)
+    def loss(x, w, t, s):
+        logits = 15*torch.tanh(x @ w.T/15)
+        return F.cross_entropy(logits, t, ignore_index=-1, reduction="none", label_smoothing=s)
     return in_chunks(x_NC, w_VC, targets_N, rows, smoothing, loss)
 
 @answers.wrong("chunks", named="masked tokens are scored")
@@ -483,4 +501,5 @@ def smoothing_to_the_others(x_NC, w_VC, targets_N, rows, smoothing):
 
 @answers.wrong("chunks")
 def vocabulary_in_chunks(x_NC, w_VC, targets_N, rows, smoothing):
-    return torch.cat([smoothed(x_NC, w, targets_N.clamp(max=len(w)-1), smoothing) for w in w_VC.split(rows)])[:len(targets_N)]
+    parts = [smoothed(x_NC, w, targets_N.clamp(max=len(w)-1), smoothing) for w in w_VC.split(rows)]
+    return torch.cat(parts)[:len(targets_N)]
