@@ -195,14 +195,14 @@ def said_of(script, tries, us):
         if how == "bug": return "raises ZeroDivisionError"
         return "raises OSError"+"".join(f" ({k}={v})" for k, v in how.items())
     end = " and so on" if script[-1] is not True and script[-1] not in ("empty", "bug") else ""
-    return f"ask() {', then '.join(map(one, script[:8]))}{' …' if len(script) > 8 else end}; tries={tries}; chance() gives {', '.join(f'{u:.3f}' for u in us[:4])}…"
+    return f"ask() {', then '.join(map(one, script[:8]))}{' …' if len(script) > 8 else end}; {'tries is not given' if tries is None else f'tries={tries}'}; chance() gives {', '.join(f'{u:.3f}' for u in us[:4])}…"
 
 def chances():
     rng = random.Random(5)
     return [rng.random() for _ in range(1000)]
 
 def patience_behave(answer, script, tries):
-    "(how it ends, naps, questions): `script` lists what each question meets, True at its end for an answer"
+    "(how it ends, naps, questions): `script` lists what each question meets, True at its end for an answer; tries None: not given"
     naps, asked, us = [], 0, iter(chances())
     def ask():
         nonlocal asked
@@ -213,14 +213,14 @@ def patience_behave(answer, script, tries):
         if how == "empty": return b""
         if how == "bug": raise ZeroDivisionError("a bug")
         raise trouble(asked, **how)
-    try: end = answer(ask, naps.append, lambda: next(us), tries)
+    try: end = answer(ask, naps.append, lambda: next(us), *([] if tries is None else [tries]))
     except NotImplementedError: raise
     except Exception as e: end = f"{type(e).__name__}: {e}"
     return end, [round(n, 9) for n in naps], asked
 
 NO, BITS = {}, dict(progress=True)
 SCRIPTS = [([True], 5), ([NO, True], 5), ([NO], 5), ([NO]*7+[True], 9), ([NO], 1), ([NO], 9), ([NO, dict(final=True)], 5), ([dict(wait=100), True], 5), ([NO, NO, dict(wait=7), NO, True], 5),
-           ([NO, NO, BITS]*4+[True], 4), ([BITS]*30+[True], 2), (["bug"], 5), ([NO, "bug"], 5), (["empty"], 5), ([NO, "empty"], 5), ([NO, NO, NO, BITS, NO, NO, True], 5)]
+           ([NO, NO, BITS]*4+[True], 4), ([BITS]*30+[True], 2), (["bug"], 5), ([NO, "bug"], 5), (["empty"], 5), ([NO, "empty"], 5), ([NO], None), ([NO, NO, NO, BITS, NO, NO, True], 5)]
 
 def patience_check(answer):
     rng = random.Random(6)

@@ -232,7 +232,7 @@ def smoother(lower="kinds", give="kinds", floor=True, unseen=True, cross=False, 
 
 def kneser_check(answer):
     rng, right = random.Random(4), smoother()
-    cases = [([[0, 1, 0, 2], [3, 1, 3, 1]], 5, .75), ([[0, 1]], 3, .5), ([], 3, .75), ([[2]], 3, .75)]
+    cases = [([[0, 1, 0, 2], [3, 1, 3, 1]], 5, .75), ([[0, 1]], 3, .5), ([], 3, .75), ([[2]], 3, .75), ([[0, 0]], 1, .5), ([[], [0, 1]], 2, .9)]
     cases += [([[rng.randrange(V) for _ in range(rng.randrange(1, 9))] for _ in range(rng.randrange(1, 6))], V+rng.randrange(2), rng.choice([.3, .75, .9])) for V in (2, 3, 5, 8) for _ in range(25)]
     for rows, V, d in sorted(cases, key=lambda c: (c[1], len(str(c[0])))):
         say, mine = written("kneser_ney", rows, V, d), [list(r) for r in rows]

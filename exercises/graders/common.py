@@ -15,6 +15,10 @@ def number(x)->str:
     text = f"{x/10**power:.6g}e{power}"
     return text if float(text) == x else repr(x)
 
+def many(n:int, thing:str)->str:
+    "A number of things: 1 row, 3 rows"
+    return f"{n:,} {thing}{'' if n == 1 else 's'}"
+
 def written(name:str, *args, **named)->str:
     "A call as text that can be copied into a cell"
     return f"{name}({', '.join([*map(number, args), *(f'{k}={number(v)}' for k, v in named.items())])})"

@@ -275,6 +275,9 @@ def counts_questions(*a): return wait_for(*a, total=True)
 @answers.wrong("patience")
 def always_five_tries(ask, sleep, chance, tries=5): return wait_for(ask, sleep, chance, 5)
 
+@answers.wrong("patience")
+def three_tries_if_nothing_is_said(ask, sleep, chance, tries=3): return wait_for(ask, sleep, chance, tries)
+
 @answers.wrong("patience", named="waits k seconds")
 def linear(*a): return wait_for(*a, nap=lambda e, k, s, c: s(e.wait+min(30, k)*c()))
 

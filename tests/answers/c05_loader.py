@@ -113,7 +113,7 @@ def first_fit(buffer, size, bos): return pack(buffer, size, bos, order=lambda fi
 @answers.wrong("lossy", named="the last place eats a document")
 def last_place_eats_a_document(buffer, size, bos): return pack(buffer, size, bos, empty=True)
 
-@answers.wrong("lossy")
+@answers.wrong("lossy", named="the oldest is cut")
 def oldest_is_cut(buffer, size, bos):
     row = []
     while len(row) < size:
@@ -163,6 +163,9 @@ def empty_documents_stay(buffer, size, bos):
     return row
 
 @answers.wrong("lossy")
+def nothing_for_one_place(buffer, size, bos): return pack(buffer, size, bos) if size > 1 else [buffer[0][0]]
+
+@answers.wrong("lossy")
 def row_and_buffer(buffer, size, bos): return pack(buffer, size, bos), buffer
 
 @answers.wrong("lossy")
@@ -189,6 +192,9 @@ def lane_of_the_turn(rank, world, lanes, start, n):
 @answers.wrong("owner", named="counted from one")
 def from_one(rank, world, lanes, start, n):
     return [(start+rank+j*world, (start+rank+j*world) % lanes) for j in range(1, n+1)]
+
+@answers.wrong("owner")
+def one_row_at_least(rank, world, lanes, start, n): return by_asking_all_rows(rank, world, lanes, start, max(n, 1))
 
 @answers.wrong("owner")
 def one_too_few(rank, world, lanes, start, n): return by_asking_all_rows(rank, world, lanes, start, n)[:-1]
