@@ -67,3 +67,26 @@ def test_names_are_those_of_the_grader():
 @pytest.mark.parametrize("stem,answer", RIGHT)
 def test_other_right_answer_is_accepted(stem, answer):
     assert refusal(EXERCISES[stem][answer.exercise], answer.function) is None
+
+class AlwaysEqual:
+    "Equal to everything, and true, and three long"
+    def __eq__(self, other): return True
+    def __ne__(self, other): return False
+    def __hash__(self): return 1
+    def __len__(self): return 3
+    def __iter__(self): return iter([AlwaysEqual(), AlwaysEqual()])
+    def __getitem__(self, key): return AlwaysEqual()
+    def __lt__(self, other): return True
+    def __ge__(self, other): return True
+    def __float__(self): return 1.
+    def __index__(self): return 1
+    def __format__(self, spec): return "always equal"
+
+ODD = [AlwaysEqual(), (AlwaysEqual(), AlwaysEqual()), [AlwaysEqual()]*3, True, "", [], {}, set(), b"", -1, float("nan")]
+
+@pytest.mark.parametrize("value", ODD, ids=[f"{k}-{type(v).__name__}" for k, v in enumerate(ODD)])
+def test_no_constant_passes_anywhere(value):
+    for exercises in EXERCISES.values():
+        for exercise in exercises.values():
+            told = refusal(exercise, lambda *a: value)
+            assert told and told.startswith("AssertionError: "), f"{exercise.title}: {told}"

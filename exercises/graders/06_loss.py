@@ -15,7 +15,7 @@ def plain(a, digits=4):
     if torch.is_tensor(a): a = a.detach().double().tolist()
     if isinstance(a, (list, tuple)): return [plain(x, digits) for x in a]
     if isinstance(a, (int, float)) and not isinstance(a, bool): return round(float(a), digits) if math.isfinite(a) else str(a)
-    return plain(a.tolist(), digits) if hasattr(a, "tolist") else a
+    return plain(a.tolist(), digits) if type(a).__module__ == "numpy" else a
 
 def near(a, b, tol=1e-6): return torch.is_tensor(a) and a.shape == b.shape and torch.allclose(a.detach().double(), b.detach().double(), rtol=tol, atol=tol)
 
@@ -111,7 +111,7 @@ def weights(answer, spec):
     "What every token weighs in the averaged gradient, and the loss that is reported"
     processes = pieces_of(spec)
     got = call(f"contributions with targets {spec}", answer, [list(m) for m in processes])
-    assert all(isinstance(x, (list, tuple)) for x in (got, *got)) and len(got) == len(processes) and all(len(a) == len(b) for a, b in zip(got, processes)), "one number for each micro-batch of each process, in lists of the same shape"
+    assert isinstance(got, (list, tuple)) and all(isinstance(x, (list, tuple)) for x in got) and len(got) == len(processes) and all(len(a) == len(b) for a, b in zip(got, processes)), "one number for each micro-batch of each process, in lists of the same shape"
     assert all(torch.is_tensor(c) and c.dim() == 0 for m in got for c in m), "each contribution must be a tensor without dimensions, so that backward() can be called on it"
     total = sum(c for m in got for c in m)/len(processes)          # micro-batches add up, processes are averaged
     leaves = [n for m in processes for n, _ in m]
@@ -238,8 +238,9 @@ def kneser_check(answer):
         say, mine = written("kneser_ney", rows, V, d), [list(r) for r in rows]
         got, want = call(say, answer, mine, V, d), right(rows, V, d)
         assert mine == rows, f"{say}: your code changes `rows`; only count"
-        assert isinstance(got, (list, tuple)) or hasattr(got, "tolist"), f"{say}: {V} rows of {V} probabilities are asked for, not a {type(got).__name__}"
-        got = plain(got if hasattr(got, "tolist") else list(got), 12)
+        array = torch.is_tensor(got) or type(got).__module__ == "numpy"
+        assert isinstance(got, (list, tuple)) or array, f"{say}: {V} rows of {V} probabilities are asked for, not a {type(got).__name__}"
+        got = plain(got if array else list(got), 12)
         assert isinstance(got, list) and len(got) == V and all(isinstance(r, list) and len(r) == V for r in got), f"{say}: {V} rows of {V} probabilities are asked for"
         for a in range(V):
             assert all(isinstance(x, float) for x in got[a]), f"{say}: after token {a} stands {got[a]}"
