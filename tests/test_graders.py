@@ -90,3 +90,24 @@ def test_no_constant_passes_anywhere(value):
         for exercise in exercises.values():
             told = refusal(exercise, lambda *a: value)
             assert told and told.startswith("AssertionError: "), f"{exercise.title}: {told}"
+
+def told(stem, name, answer): return refusal(EXERCISES[stem][name], answer)
+
+@pytest.mark.parametrize("x,text", [(11.2e9, "11.2e9"), (250_000_000, "250_000_000"), (1823, "1823"), (4.8, "4.8"),
+                                    (1/3, repr(1/3)), (1234567.891, "1234567.891"), (True, "True"), (b"a", "b'a'")])
+def test_numbers_are_written_so_that_they_can_be_copied(x, text):
+    from graders.common import number
+    assert number(x) == text and eval(text) == x
+
+def test_messages_hold_a_call_that_can_be_replayed():
+    assert "cost(tokens=11.2e9, bytes_per_token=4.8," in told("03_corpus", "costing", lambda *a: (1, 1., 1.))
+    message = told("05_loader", "lossy", lambda buffer, size, bos: [bos]*size)
+    assert "next_row([[" in message and "gives [" in message
+    assert "cut_bytes(b'', 1) is 1" in told("03_corpus", "cutting", lambda data, n: n)
+
+def test_an_error_is_told_with_its_call_and_its_line():
+    def breaks(data, n):
+        return data[n]
+    line = breaks.__code__.co_firstlineno+1
+    message = told("03_corpus", "cutting", breaks)
+    assert message.endswith(f"cut_bytes(b'', 0) raised IndexError: index out of range (line {line})"), message
