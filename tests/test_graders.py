@@ -82,7 +82,8 @@ class AlwaysEqual:
     def __index__(self): return 1
     def __format__(self, spec): return "always equal"
 
-ODD = [AlwaysEqual(), (AlwaysEqual(), AlwaysEqual()), [AlwaysEqual()]*3, True, "", [], {}, set(), b"", -1, float("nan")]
+ODD = [AlwaysEqual(), (AlwaysEqual(), AlwaysEqual()), [AlwaysEqual()]*3,
+       True, "", [], {}, set(), b"", -1, float("nan")]
 
 @pytest.mark.parametrize("value", ODD, ids=[f"{k}-{type(v).__name__}" for k, v in enumerate(ODD)])
 def test_no_constant_passes_anywhere(value):
@@ -93,8 +94,10 @@ def test_no_constant_passes_anywhere(value):
 
 def told(stem, name, answer): return refusal(EXERCISES[stem][name], answer)
 
-@pytest.mark.parametrize("x,text", [(11.2e9, "11.2e9"), (250_000_000, "250_000_000"), (1823, "1823"), (4.8, "4.8"),
-                                    (1/3, repr(1/3)), (1234567.891, "1234567.891"), (True, "True"), (b"a", "b'a'")])
+WRITTEN = [(11.2e9, "11.2e9"), (250_000_000, "250_000_000"), (1823, "1823"), (4.8, "4.8"), (1/3, repr(1/3)),
+           (1234567.891, "1234567.891"), (True, "True"), (b"a", "b'a'")]
+
+@pytest.mark.parametrize("x,text", WRITTEN)
 def test_numbers_are_written_so_that_they_can_be_copied(x, text):
     from graders.common import number
     assert number(x) == text and eval(text) == x
