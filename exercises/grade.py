@@ -169,18 +169,21 @@ def in_child(helper:Callable)->Callable:
 
 def definitions(path:Path)->tuple[list, dict]:
     "(imports, {name: statement}) of a grader; what it imports from its neighbours counts as its own"
-    imports, named = [], {}
+    imports, named, shared = [], {}, {}
     for node in ast.parse(path.read_text("utf-8")).body:
         neighbour = isinstance(node, ast.ImportFrom) and node.module.startswith("graders.")
         if neighbour:
             more, theirs = definitions(path.parent/f"{node.module[8:]}.py")
             imports += more
             named.update(theirs)
+            shared.update(theirs)
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             if getattr(node, "module", "") != "grade": imports.append(node)
         elif isinstance(node, (ast.FunctionDef, ast.ClassDef)): named[node.name] = node
         elif isinstance(node, ast.Assign):
             for target in node.targets: named.update(dict.fromkeys(names_in(target, ast.Store), node))
+    for name, node in shared.items():           # in the student's process both would be one
+        if named[name] is not node: raise NameError(f"{path.name} and a neighbour both define {name}")
     return imports, named
 
 def names_in(node:ast.AST, use:type)->set[str]:

@@ -1,0 +1,121 @@
+"Graders under attack: wrong answers that their banks do not know are refused, other right ones are accepted"
+import functools
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT/"exercises"), str(ROOT/"tests")]
+import grade as grading
+
+EXERCISES = {stem: grading.load_exercises(stem) for stem in grading.stems()}
+ANSWERS = [(stem, a) for stem in EXERCISES for a in importlib.import_module(f"answers.c{stem}").answers.all]
+WRONG = [pytest.param(s, a, id=f"{s[:2]}-{a.exercise}-{a.label}") for s, a in ANSWERS if not a.right]
+RIGHT = [pytest.param(s, a, id=f"{s[:2]}-{a.exercise}-{a.label}") for s, a in ANSWERS if a.right]
+NAMED = [pytest.param(s, a, id=f"{s[:2]}-{a.exercise}-{a.label}") for s, a in ANSWERS if a.named]
+
+@functools.cache
+def bank(stem, name):
+    "What the right answer and the known mistakes do with the probes"
+    exercise = EXERCISES[stem][name]
+    known = [(w.name, behaviours(exercise, w.answer)) for w in exercise.wrong]
+    return behaviours(exercise, exercise.right), known
+
+def behaviours(exercise, answer): return [grading.behaviour(exercise, answer, p) for p in exercise.probes]
+
+def name_of(stem, answer):
+    "The known mistake that an answer is taken for: what `diagnose` finds, with the bank looked at only once"
+    right, known = bank(stem, answer.exercise)
+    does = behaviours(EXERCISES[stem][answer.exercise], answer.function)
+    def equal(a, b): return all(map(grading.same, a, b))
+    return next((name for name, did in known if equal(does, did) and not equal(did, right)), None)
+
+def refusal(exercise, answer):
+    "What the check says of a wrong answer in a notebook; None if it accepts it"
+    answer = grading.Local(answer)
+    answer.right = exercise.right
+    try:
+        with grading.time_limit(exercise.seconds):
+            exercise.check(answer)
+    except grading.TookTooLong:
+        return "took too long"
+    except (AssertionError, grading.NotData) as e:
+        return f"refused: {e}"
+    except Exception as e:              # the answer's own errors know what is to be told; others are the check's
+        return f"refused: {e.told}" if hasattr(e, "told") else f"{type(e).__name__}: {e}"
+
+@pytest.mark.parametrize("stem", EXERCISES)
+def test_every_exercise_is_attacked(stem):
+    for name in EXERCISES[stem]:
+        mine = [a for s, a in ANSWERS if (s, a.exercise) == (stem, name)]
+        labels = [a.label for a in mine]
+        assert len(set(labels)) == len(labels), f"{name}: two answers have one label"
+        assert sum(not a.right for a in mine) >= 10 and sum(a.right for a in mine) >= 2, name
+
+@pytest.mark.parametrize("stem,answer", WRONG)
+def test_wrong_answer_is_refused(stem, answer):
+    told = refusal(EXERCISES[stem][answer.exercise], answer.function)
+    assert told, "accepted"
+    assert told.startswith("refused: ") and len(told) > 40, f"a student learns nothing from: {told}"
+
+@pytest.mark.parametrize("stem,answer", NAMED)
+def test_frequent_mistake_has_a_name(stem, answer):
+    assert name_of(stem, answer) == answer.named
+
+def test_names_are_those_of_the_grader():
+    stem, answer = next((s, a) for s, a in ANSWERS if a.label == "zero_for_bos")
+    assert grading.diagnose(EXERCISES[stem][answer.exercise], answer.function).name == answer.named
+
+@pytest.mark.parametrize("stem,answer", RIGHT)
+def test_other_right_answer_is_accepted(stem, answer):
+    assert refusal(EXERCISES[stem][answer.exercise], answer.function) is None
+
+class AlwaysEqual:
+    "Equal to everything, and true, and three long"
+    def __eq__(self, other): return True
+    def __ne__(self, other): return False
+    def __hash__(self): return 1
+    def __len__(self): return 3
+    def __iter__(self): return iter([AlwaysEqual(), AlwaysEqual()])
+    def __getitem__(self, key): return AlwaysEqual()
+    def __lt__(self, other): return True
+    def __ge__(self, other): return True
+    def __float__(self): return 1.
+    def __index__(self): return 1
+    def __format__(self, spec): return "always equal"
+
+ODD = [AlwaysEqual(), (AlwaysEqual(), AlwaysEqual()), [AlwaysEqual()]*3,
+       True, "", [], {}, set(), b"", -1, float("nan")]
+
+@pytest.mark.parametrize("value", ODD, ids=[f"{k}-{type(v).__name__}" for k, v in enumerate(ODD)])
+def test_no_constant_passes_anywhere(value):
+    for exercises in EXERCISES.values():
+        for exercise in exercises.values():
+            told = refusal(exercise, lambda *a: value)
+            assert told and told.startswith("refused: "), f"{exercise.title}: {told}"
+
+def told(stem, name, answer): return refusal(EXERCISES[stem][name], answer)
+
+WRITTEN = [(11.2e9, "11.2e9"), (250_000_000, "250_000_000"), (1823, "1823"), (4.8, "4.8"), (1/3, repr(1/3)),
+           (1234567.891, "1234567.891"), (True, "True"), (b"a", "b'a'")]
+
+@pytest.mark.parametrize("x,text", WRITTEN)
+def test_numbers_are_written_so_that_they_can_be_copied(x, text):
+    from graders.common import number
+    assert number(x) == text and eval(text) == x
+
+def test_messages_hold_a_call_that_can_be_replayed():
+    assert "cost(tokens=11.2e9, bytes_per_token=4.8," in told("03_corpus", "costing", lambda *a: (1, 1., 1.))
+    message = told("05_loader", "lossy", lambda buffer, size, bos: [bos]*size)
+    assert "next_row([[" in message and "gives [" in message
+    assert "cut_bytes(b'', 1) is 1" in told("03_corpus", "cutting", lambda data, n: n)
+
+def test_an_error_is_told_with_its_call_and_its_line():
+    def breaks(data, n):
+        return data[n]
+    line = breaks.__code__.co_firstlineno+1
+    message = told("03_corpus", "cutting", breaks)
+    assert "your code raised IndexError: index out of range" in message
+    assert f"in line {line} of its cell, `return data[n]`" in message and "with data = b'', n = 0" in message
