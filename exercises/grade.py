@@ -64,6 +64,7 @@ class Exercise:
     wrong: list = field(default_factory=list)    # known mistakes
     behave: Callable = None    # behave(answer, *probe): what is compared; default: what the answer returns
     seconds: float = 20        # time limit for the check
+    does: list = field(default=None, repr=False)    # what the right answer and the known mistakes do, once asked
 
 @dataclass
 class Result:
@@ -105,7 +106,12 @@ def load_exercises(stem:str)->dict:
         if p not in sys.path: sys.path.insert(0, p)     # graders use the library, and `from grade import ...`
     path = HERE/"graders"/f"{stem}.py"
     if not path.exists(): raise FileNotFoundError(f"no grader {path.name}; there are: {', '.join(stems())}")
-    spec = importlib.util.spec_from_file_location(f"grader_{stem}", path)
+    return loaded(path, path.stat().st_mtime_ns)
+
+@functools.lru_cache(64)
+def loaded(path:Path, changed:int)->dict:
+    "EXERCISES of a file as it was when it was last changed"
+    spec = importlib.util.spec_from_file_location(f"grader_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.EXERCISES
@@ -270,12 +276,15 @@ def same(a, b)->bool:
         return torch.allclose(a, b, equal_nan=True)
     except Exception: return False
 
+def behaviours(ex:Exercise, answer:Callable)->list:
+    "What an answer does with each probe"
+    return [behaviour(ex, answer, p) for p in ex.probes]
+
 def diagnose(ex:Exercise, answer:Callable)->Wrong|None:
     "The known mistake that an answer behaves like, on all probes that tell that mistake from what is right"
-    does = [behaviour(ex, answer, p) for p in ex.probes]
-    right = [behaviour(ex, ex.right, p) for p in ex.probes]
-    for w in ex.wrong:
-        errs = [behaviour(ex, w.answer, p) for p in ex.probes]
+    if ex.does is None: ex.does = [behaviours(ex, known) for known in (ex.right, *(w.answer for w in ex.wrong))]
+    does, (right, *mistakes) = behaviours(ex, answer), ex.does
+    for w, errs in zip(ex.wrong, mistakes):
         if all(map(same, does, errs)) and not all(map(same, errs, right)): return w
     return None
 

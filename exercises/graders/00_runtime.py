@@ -342,7 +342,10 @@ def join_check(answer):
             else: status, body, headers = 206, file[first:], {"ETag": TAG, "Content-Length": str(len(file)-first), "Content-Range": f"bytes {first}-{len(file)-1}/{len(file)}"}
             if rng.random() < .2: status, body, headers = 503, b"<html>busy</html>", {"Content-Length": "17"}
             elif rng.random() < .6: body = body[:rng.randrange(len(body))]
-            with telling(f"join({part!r}, {TAG!r}, {status}, {headers}, {body!r})"): part, whole = answer(part, TAG, status, headers, body)
+            say = f"join({part!r}, {TAG!r}, {status}, {headers}, {body!r})"
+            got = call(say, answer, part, TAG, status, headers, body)
+            with telling(say):
+                part, whole = got
             if whole: break
         assert not whole or part == file, f"a download over a bad line was called whole with {len(part)} of {len(file)} bytes" + (", the right number, and wrong ones" if len(part) == len(file) else "")
 
