@@ -155,10 +155,10 @@ def relations_in_a_set(facts, rng, share=0.3):
     return held
 
 @answers.wrong("leak", named="rng does not decide")
-def its_own_dice(facts, rng, share=0.3): return by_sorting(facts, Random(0), share)
+def its_own_generator(facts, rng, share=0.3): return by_sorting(facts, Random(0), share)
 
-@answers.wrong("leak", named="a dice of its own")
-def the_global_dice(facts, rng, share=0.3): return by_sorting(facts, random, share)
+@answers.wrong("leak", named="random numbers of its own")
+def the_global_generator(facts, rng, share=0.3): return by_sorting(facts, random, share)
 
 @answers.wrong("leak", named="share is not looked at")
 def always_three_tenths(facts, rng, share=0.3): return by_sorting(facts, rng)
@@ -189,7 +189,7 @@ def relations_named_in_the_task(facts, rng, share=0.3):
     return held
 
 @answers.wrong("leak")
-def reseeds_all_dice(facts, rng, share=0.3):
+def reseeds_everybody(facts, rng, share=0.3):
     random.seed(rng.random())
     return by_sorting(facts, random, share)
 
@@ -225,7 +225,7 @@ def by_sha(text, percent): return spot(text.encode()) < percent
 def by_md5(text, percent): return int(hashlib.md5(text.encode()).hexdigest(), 16) % 10**9 < percent*10**7
 
 @answers.right("checksum")
-def by_seeded_dice(text, percent): return Random(text).random()*100 < percent
+def by_seeded_generator(text, percent): return Random(text).random()*100 < percent
 
 @answers.right("checksum")
 def by_blake_without_case(text, percent):
@@ -288,7 +288,7 @@ def hash_of_the_bytes(text, percent): return hash(text.encode()) % 10**6 < perce
 @answers.wrong("checksum")
 def hash_of_the_words(text, percent): return hash(tuple(text.split())) % 10**6 < percent*10**4
 
-@answers.wrong("checksum", named="the dice of the whole program")
+@answers.wrong("checksum", named="the random numbers of the whole program")
 def seeds_the_module(text, percent):
     random.seed(text)
     return random.uniform(0, 100) < percent
@@ -296,7 +296,7 @@ def seeds_the_module(text, percent):
 SEEN = {}
 
 @answers.wrong("checksum")
-def remembers_its_dice(text, percent): return SEEN.setdefault(text, random.random())*100 < percent
+def remembers_its_number(text, percent): return SEEN.setdefault(text, random.random())*100 < percent
 
 @answers.wrong("checksum")
 def counts_calls(text, percent, calls=defaultdict(int)):
@@ -400,13 +400,13 @@ def strikes_off_the_exam(w, rng):
     return lines(w.tell(rng, tell), [(w.ask(rng, f), w.short(f)) for f in ask])
 
 @answers.wrong("lesson")
-def reseeds_all_dice_for_a_lesson(w, rng):
+def reseeds_everybody_for_a_lesson(w, rng):
     random.seed(rng.random())
     return tells_everything(w, rng)
 
 TURN = iter(range(10**9))
 
-@answers.wrong("lesson", named="a dice of its own")
+@answers.wrong("lesson", named="random numbers of its own")
 def one_after_the_other(w, rng):
     facts = w.facts_of(w.people[next(TURN) % len(w.people)].name, list(PERSON))
     ask = rng.sample([f for f in facts if f not in w.test_facts], 2)
