@@ -1,4 +1,5 @@
 "Graders under attack: wrong answers that their banks do not know are refused, other right ones are accepted"
+import ast
 import importlib
 import json
 import sys
@@ -104,6 +105,21 @@ def test_an_error_is_told_with_its_call_and_its_line():
     message = told("03_corpus", "cutting", breaks)
     assert "your code raised IndexError: index out of range" in message
     assert f"in line {line} of its cell, `return data[n]`" in message and "with data = b'', n = 0" in message
+
+@pytest.mark.parametrize("stem", EXERCISES)
+def test_what_goes_to_the_student_holds_no_answers(stem):
+    source = grading.helpers_source(str(ROOT/"exercises"/"graders"/f"{stem}.py"))
+    defined = {node.name for node in ast.parse(source).body if hasattr(node, "name")}
+    answers = {a.__name__ for e in EXERCISES[stem].values() for a in (e.right, *(w.answer for w in e.wrong))
+               if hasattr(a, "__name__")}
+    assert not defined & (answers | {"as_early_as_can_be"})
+    assert "Exercise(" not in source and "Wrong(" not in source
+
+def test_a_name_that_two_helper_files_define_is_refused(tmp_path):
+    (tmp_path/"common.py").write_text("def whole(x): return True\n")
+    (tmp_path/"01_x.py").write_text("from graders.common import whole\ndef whole(x): return False\n")
+    with pytest.raises(NameError, match="both define whole"):
+        grading.definitions(tmp_path/"01_x.py")
 
 @pytest.mark.parametrize("stem", EXERCISES)
 def test_the_door_gives_the_verdict_of_the_notebook(stem, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from graders.common import call, number, telling
 
 @contextlib.contextmanager
 def watched_os(fail=None, before_rename=None):
-    "os.fsync, os.replace and os.rename write down what they see; the one named `fail` raises as on a full disk"
+    "os.fsync, os.replace and os.rename note what they see; the one named `fail` raises as on a full disk"
     real, seen = {n: getattr(os, n) for n in ("fsync", "replace", "rename")}, dict(synced=[], renamed=[])
     def fsync(fd):
         if fail == "fsync": raise OSError(errno.ENOSPC, "No space left on device")
@@ -70,8 +70,8 @@ def left_kind(answer, case):
     "The same, as far as mistakes go"
     got = left_behind(answer, case)
     if case in ("type", "stop"): return got["left"] > 0
-    return got["found"], {None: None, "ENOSPC": "told"}.get(got["error"],
-                                                            "another"), got["left"] > 0, got["rename"]
+    error = {None: None, "ENOSPC": "told"}.get(got["error"], "another")
+    return got["found"], error, got["left"] > 0, got["rename"]
 
 def atomic_check(answer):
     got = left_behind(answer, "none")
@@ -312,7 +312,7 @@ def chances():
 
 @in_child
 def patience_behave(answer, script, tries):
-    "(how it ends, naps, questions): `script` lists what each question meets, True at its end for an answer; tries None: not given"
+    "(how it ends, naps, questions): `script` lists what each question meets, True at its end for an answer"
     naps, asked, us = [], 0, iter(chances())
     def ask():
         nonlocal asked
@@ -339,8 +339,8 @@ def patience_check(answer):
     more = [([rng.choice([NO, NO, BITS, dict(wait=rng.randrange(50))]) for _ in range(rng.randrange(12))]+
              [rng.choice([True, dict(final=True), NO])], rng.randrange(1, 7)) for _ in range(100)]
     for script, tries in sorted(SCRIPTS+more, key=lambda c: len(c[0])):
-        (end, naps, asked), (want_end, want_naps, want_asked) = patience_behave(answer, script,
-            tries), patience_behave(patient, script, tries)
+        end, naps, asked = patience_behave(answer, script, tries)
+        want_end, want_naps, want_asked = patience_behave(patient, script, tries)
         told = said_of(script, tries, chances())
         assert end is not None, f"{told}: nothing came back: is there a `return`?"
         assert end == want_end and type(end) is type(want_end), (
@@ -475,7 +475,7 @@ def joiner(on_200="new", start=True, tagged=True, whole="total", on_416=b"", on_
     return f
 
 def replies(file, tag, part, rng=None):
-    "What servers answer to the request for the rest of `file` after `part`: [(what it is, status, headers, body)]"
+    "What servers answer to a request for the rest of `file` after `part`: [(what, status, headers, body)]"
     n, k = len(file), len(part)
     rest = file[k:]
     h206 = lambda first, body, t=tag: {"ETag": t, "Content-Length": str(len(body)), "Content-Range": (
@@ -622,13 +622,15 @@ def biller(bits=True, share=True, waits=True, rounds=math.ceil, again=None, resu
     "The answer, with switches for its mistakes"
     def f(n, size, gap, rate, workers, line, wait, resume):
         x = size/gap
-        mb, cuts = (size, resume_cuts(x)) if resume and not resume_costs else ((again
-            or (lambda s, g: g*math.expm1(s/g)))(size, gap), (again_cuts or math.expm1)(x))
+        crossed = again or (lambda s, g: g*math.expm1(s/g))
+        mb, cuts = crossed(size, gap), (again_cuts or math.expm1)(x)
+        if resume and not resume_costs:
+            mb, cuts = size, resume_cuts(x)
         busy = min(workers, n) if idle else workers
         shared = (line/8 if bits else line)/(busy if share else 1)
         speed = (speed_of or min)(rate, shared)
-        return (mb if each else n*mb), (total(n, busy) if total
-                                        else rounds(n/busy))*(mb/speed+cuts*wait*waits)
+        turns = total(n, busy) if total else rounds(n/busy)
+        return (mb if each else n*mb), turns*(mb/speed+cuts*wait*waits)
     return f
 
 def simulated(n, size, gap, rate, workers, line, wait, resume, rng):
@@ -651,14 +653,15 @@ BILLS = [(100, 100, 1000, 25, 4, 1000, 8, True), (100, 100, 1000, 25, 4, 1000, 8
 
 def bill_behave(answer, *args): return tuple(float(f"{v:.6g}") for v in answer(*args))
 
+ARGUMENTS = ("n", "size", "gap", "rate", "workers", "line", "wait", "resume")
+
 def bill_check(answer):
     rng = random.Random(8)
     more = [(rng.randrange(1, 300), *(round(rng.uniform(*r), 1) for r in ((10, 800), (200, 3000), (5, 100))),
              rng.randrange(1, 20), round(rng.uniform(50, 2000), 1), round(rng.uniform(0, 30), 1),
              rng.random() < .5) for _ in range(100)]
     for args in BILLS+more:
-        say = (
-            f"bill({', '.join(f'{k}={number(v)}' for k, v in zip(('n', 'size', 'gap', 'rate', 'workers', 'line', 'wait', 'resume'), args))})")
+        say = f"bill({', '.join(f'{k}={number(v)}' for k, v in zip(ARGUMENTS, args))})"
         got = call(say, answer, *args)
         assert isinstance(got, tuple) and len(got) == 2 and all(isinstance(x, (int, float)) for x in got), (
             f"{say}: (MB, seconds) should come back, not {got!r}")
@@ -667,8 +670,8 @@ def bill_check(answer):
     # and the formula itself against bad luck, thrown 4,000 times
     for args in BILLS[2:4]:
         mb, seconds = simulated(4000, *args[1:4], 4, *args[5:], rng)
-        assert math.isclose(answer(*args)[0], 100*mb, rel_tol=.1) and math.isclose(answer(*args)[1],
-            25*seconds, rel_tol=.1), (
+        near = [math.isclose(a, b, rel_tol=.1) for a, b in zip(answer(*args), (100*mb, 25*seconds))]
+        assert all(near), (
             "far from what a simulation finds")
 
 bill_ex = Exercise("4. The bill", 4, bill_check, bill,

@@ -30,8 +30,8 @@ def overlap_check(answer):
         assert given == ids, f"{say}: the list was changed; count only"
         assert isinstance(got, dict), f"{say}: a Counter is asked for, not a {type(got).__name__}"
         for pair in sorted(set(zip(ids, ids[1:])))+[p for p in got if p not in set(zip(ids, ids[1:]))]:
-            want, have = len(ids)-len(merge(ids, pair, 9999)) if isinstance(pair,
-                tuple) and len(pair) == 2 else 0, got.get(pair, 0)
+            is_pair = isinstance(pair, tuple) and len(pair) == 2
+            want, have = len(ids)-len(merge(ids, pair, 9999)) if is_pair else 0, got.get(pair, 0)
             assert have == want and whole(have), (
                 f"{say}: merge glues {pair} {want} {'time' if want == 1 else 'times'}, your count says "
                 f"{have!r}")
@@ -154,9 +154,8 @@ def hasty_check(answer):
     rng = random.Random(2)
     pieces = [t for t in RANKS if len(t) > 1]
     chunks = [b"", b"x", b"aaa", b"aaaaa", " Köln".encode(), "🙂".encode(), b"the"] + list(RANKS)
-    chunks += [b"".join(rng.choices(pieces, k=rng.randrange(1, 5)))
-               for _ in range(150)] + [bytes(rng.choices(b"abnthe r", k=rng.randrange(12)))
-                                       for _ in range(150)]
+    chunks += [b"".join(rng.choices(pieces, k=rng.randrange(1, 5))) for _ in range(150)]
+    chunks += [bytes(rng.choices(b"abnthe r", k=rng.randrange(12))) for _ in range(150)]
     for chunk in sorted(chunks, key=len):
         for ranks in (RANKS, OTHER):
             given, want, tokens = dict(ranks), encode_chunk(chunk, ranks), {r: t for t, r in ranks.items()}
@@ -166,8 +165,10 @@ def hasty_check(answer):
             got = call(say, answer, chunk, given)
             with telling(say): got = list(got)
             assert given == ranks, f"{say}: your code changes `ranks`"
-            show = lambda ids: " ".join(repr(tokens[i].decode("utf-8", "backslashreplace")) if whole(i)
-                                        and i in tokens else f"<{i!r}?>" for i in ids)
+            def shown_id(i):
+                known = whole(i) and i in tokens
+                return repr(tokens[i].decode("utf-8", "backslashreplace")) if known else f"<{i!r}?>"
+            def show(ids): return " ".join(map(shown_id, ids))
             assert got == want and all(map(whole, got)), (
                 f"{say} gives {show(got)} {got}, but replaying the merges gives {show(want)} {want}")
 
@@ -194,6 +195,10 @@ def one_merge(chunk, ranks):
 
 def by_place(chunk, ranks): return encode_chunk(chunk, {t: k for k, t in enumerate(ranks)})
 
+def token_bytes(chunk, ranks):
+    tokens = {r: t for t, r in ranks.items()}
+    return [tokens[i] for i in encode_chunk(chunk, ranks)]
+
 def byte_values(chunk, ranks):
     tokens = {r: t for t, r in ranks.items()}
     return [tokens[i][0] if len(tokens[i]) == 1 else i for i in encode_chunk(chunk, ranks)]
@@ -203,7 +208,7 @@ hasty = Exercise("2. The left-to-right encoder", 3, hasty_check, encode_chunk,
                                  b"ababa", b" another", b"whether", b" letterther", b"nthether", b"aabaaab",
                                  b" bandanaband", b"anandan", b"ananaab le", b" anather", b"andanaather",
                                  b" aaatheran")]+
-                                 [(w, OTHER) for w in (b"xyz", b" theatre", b" another hand")],
+           [(w, OTHER) for w in (b"xyz", b" theatre", b" another hand")],
     wrong=[
         Wrong("from left to right",
               "you glue the first pair that is in the vocabulary. Which pair was learned first does not "
@@ -250,8 +255,7 @@ hasty = Exercise("2. The left-to-right encoder", 3, hasty_check, encode_chunk,
               longest_from_the_end),
         Wrong("bytes instead of ids",
               "these are the tokens. Asked for are their ids: `ranks[token]`.",
-              lambda chunk, ranks: (lambda tokens: [tokens[i] for i in encode_chunk(chunk, ranks)])({r: t
-                  for t, r in ranks.items()})),
+              token_bytes),
         Wrong("one merge only",
               "you glue once. Go on until no pair of neighbours is in the vocabulary.",
               one_merge)])
@@ -358,17 +362,20 @@ def changes_check(answer):
             f"{say}: your code changes `ids`; `merge` gives a new list and leaves the old one alone")
         truth, have = count_pairs(want)+Counter(OTHERS), {p: c for p, c in counts.items() if c}
         off = sorted({p for p in set(truth)|set(have) if truth.get(p, 0) != have.get(p, 0)}, key=str)
-        assert not off, (f"{say}, where counts also holds one {OTHERS[0]} and one {OTHERS[1]} of other words: the "
-                         f"count of {off[0]} should be {truth.get(off[0], 0)} afterwards, not "
-                         f"{have.get(off[0], 0)}")
+        off = off[0] if off else None
+        assert off is None, (
+            f"{say}, where counts also holds one {OTHERS[0]} and one {OTHERS[1]} of other words: "
+            f"the count of {off} should be {truth.get(off, 0)} afterwards, not {have.get(off, 0)}")
         glued = many(places, "place")+(" was" if places == 1 else " were")
-        assert writes <= 5*places, (f"{say}: {glued} glued, and counts were written {writes} times: at most five "
-                                    "writes a place are allowed")
+        assert writes <= 5*places, (
+            f"{say}: {glued} glued, and counts were written {writes} times: "
+            "at most five writes a place are allowed")
     ids = [rng.randrange(3, 60) for _ in range(4000)]
     ids[1000:1002] = ids[2000:2002] = ids[3000:3002] = [1, 2]
     _, _, writes, _ = updated(answer, ids, (1, 2), 99)
-    assert writes <= 15, (f"three places in a word of 4,000 were glued, and counts were written {writes:,} times: at "
-                          "most five writes a place are needed")
+    assert writes <= 15, (
+        f"three places in a word of 4,000 were glued, and counts were written {writes:,} times: "
+        "at most five writes a place are needed")
 
 changes = Exercise("3. Only what changes", 4, changes_check, updater(),
     probes=[(ids, pair, n) for ids,
@@ -513,7 +520,8 @@ def one_mark_a_byte(tokens):
         while held:
             try: text, held = text+held.decode(), b""
             except UnicodeDecodeError as e:
-                text, held, wait = text+held[:e.start].decode(), held[e.start:], e.reason == "unexpected end of data"
+                text, held = text+held[:e.start].decode(), held[e.start:]
+                wait = e.reason == "unexpected end of data"
                 if wait: break
                 text, held = text+"\ufffd", held[1:]
         yield text
@@ -552,8 +560,8 @@ def stream_check(answer):
         data, tokens = "".join(rng.choices(["é", "a", " ", "🙂", "你", "ß"],
                                            k=rng.randrange(1, 9))).encode(), []
         if rng.random() < .3:
-            data = data[:rng.randrange(len(data))]+bytes([rng.randrange(128,
-                256)])+data[rng.randrange(len(data)):]
+            begin, byte, end = rng.randrange(len(data)), rng.randrange(128, 256), rng.randrange(len(data))
+            data = data[:begin]+bytes([byte])+data[end:]
         while data:
             n = rng.randrange(1, 5)
             tokens.append(data[:n])

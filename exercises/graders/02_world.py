@@ -10,7 +10,7 @@ from graders.common import call, something, whole
 world = functools.lru_cache(World)
 
 class Odd(str):
-    "A text that equals itself and has another hash: what every text is in a process with another PYTHONHASHSEED"
+    "A text that equals itself and has another hash, as in a process with another PYTHONHASHSEED"
     def __hash__(self): return hash(str(self)[::-1] + "odd")
     def __eq__(self, other): return str.__eq__(self, other)
 
@@ -81,6 +81,10 @@ def count_check(answer):
             assert got == want, (
                 f"World({seed}), {relation}: there are {want:,} different questions, you count {got:,}")
 
+def first_speaks(w, relation):
+    facts = w.by_relation[relation]
+    return len(RELATIONS[relation]["ask"])*4*perm(pool(w, facts[0]), 3)*len(facts)
+
 count = Exercise("1. How many questions?", 2, count_check, counter(),
     probes=[(s, r) for s in (0, 5) for r in ("legs", "home", "friend", "sibling", "north", "east", "job",
                                              "weather")],
@@ -110,8 +114,7 @@ count = Exercise("1. How many questions?", 2, count_check, counter(),
         Wrong("the first fact speaks for all",
               "you look at one fact and multiply by the number of facts. For `friend`, `sibling`, `north` "
               "and `east` not every fact has equally many wrong answers: add up fact by fact.",
-              lambda w, relation: len(RELATIONS[relation]["ask"])*4*perm(pool(w, w.by_relation[relation][0]),
-                  3)*len(w.by_relation[relation])),
+              first_speaks),
         Wrong("four are drawn",
               "you draw four from the wrong answers. Only three are drawn; the fourth choice is the right "
               "one, which is always there.",
@@ -216,8 +219,8 @@ def split_faults(answer, seeds=(0, 3)):
         if off:
             r, s = next(iter(off.items()))
             pairs = (shares["friend"]+shares["sibling"])/2
-            kind = "whole" if all(s in (0, 1)
-                                  for s in shares.values()) else "none" if not any(shares.values()) else "uneven"
+            kind = "uneven" if any(shares.values()) else "none"
+            if all(s in (0, 1) for s in shares.values()): kind = "whole"
             if kind == "uneven" and all(abs(s-.7) < .1 for s in shares.values()): kind = "turned"
             if kind == "uneven" and not set(off)-{"friend", "sibling", "likes", "trusts"}:
                 kind = "twice" if pairs > .4 else "taken" if pairs < .2 else kind
@@ -602,9 +605,8 @@ def lesson_faults(answer, seeds=(0, 3), n=400):
                 if f in w.test_facts: faults.setdefault("asked", (
                     f"World({seed}), lesson {i}: {q!r} asks for a fact that is held out. The exam would be "
                     "spoiled."))
-                if not mentions(a, f.value) or any(words(v) in words(a)
-                                                   for v in w.values[f.relation]
-                                                   if v not in (f.value, f.subject)):
+                others = [v for v in w.values[f.relation] if v not in (f.value, f.subject)]
+                if not mentions(a, f.value) or any(words(v) in words(a) for v in others):
                     faults.setdefault("answer", (
                         f"World({seed}), lesson {i}: {q!r} is answered with {a!r}, and right is {f.value!r}"))
                 if not (mentions(paragraph, f.value) and mentions(paragraph, f.subject)):
@@ -636,12 +638,13 @@ def lesson_faults(answer, seeds=(0, 3), n=400):
                     "contain them."))
                 break
         if lessons_of(answer, seed, 20, shared=1) != lessons_of(answer, seed, 20, shared=2):
-            faults["unseeded"] = (f"World({seed}): the same `rng` gave two different lessons. Take all random numbers "
-                              "from `rng`.")
+            faults["unseeded"] = (
+                f"World({seed}): the same `rng` gave two different lessons. Take all random numbers from `rng`.")
         elif lesson_reseeds(answer, seed): faults["reseeded"] = RESEEDED
         elif lessons_of(answer, seed, 20, elsewhere=True) != lessons_of(answer, seed, 20):
-            faults["hash"] = (f"World({seed}): in a process with another PYTHONHASHSEED the same `rng` gives another "
-                              "lesson: somewhere the order of a set decides")
+            faults["hash"] = (
+                f"World({seed}): in a process with another PYTHONHASHSEED the same `rng` gives another lesson: "
+                "somewhere the order of a set decides")
         if len(set(lessons)) < .9*n or len(subjects) < 50: faults["same"] = (
             f"World({seed}): {n} lessons have {len(set(lessons))} different texts about {len(subjects)} "
             "people; write about all 60 of them")

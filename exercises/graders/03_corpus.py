@@ -149,8 +149,7 @@ def reads_check(answer):
                 f"{say} gives {got[:5]}, and begun at 0 the same worker had {before[:5]} from {start} on: "
                 "documents have changed hands")
         shape, all_read = (
-            f"{ranks} ranks of {workers} workers, documents {start} to {stop-1}"), [k
-                for got in shares.values() for k in got]
+            f"{ranks} ranks of {workers} workers, documents {start} to {stop-1}"), sum(shares.values(), [])
         twice = sorted({k for k in all_read if all_read.count(k) > 1})
         assert not twice, (
             f"{shape}: document {twice[0]} is read by (rank, worker) "
@@ -257,9 +256,8 @@ TEXTS = ["one\ntwo\nthree\n", "äöü\nß🙂\nend", "🙂🙂🙂", "no line en
 
 def cut_check(answer):
     rng = random.Random(3)
-    texts = TEXTS+["".join(rng.choices("ab\n é🙂中\r\u2028", k=rng.randrange(40)))
-                   for _ in range(200)]+["".join(rng.choices("abé🙂中\r", k=rng.randrange(20)))
-                                         for _ in range(50)]
+    texts = TEXTS+["".join(rng.choices("ab\n é🙂中\r\u2028", k=rng.randrange(40))) for _ in range(200)]
+    texts += ["".join(rng.choices("abé🙂中\r", k=rng.randrange(20))) for _ in range(50)]
     for text in sorted(texts, key=len):
         data = text.encode()
         for n in sorted({0, 1, len(data)//2, max(len(data)-1, 0), len(data), len(data)+3,
@@ -355,6 +353,10 @@ def through_groups(k, shards):
             k -= rows
             at += 1
 
+def one_epoch_off(k, shards):
+    n = sum(map(sum, shards))
+    return finder(lambda k, rows: k < rows, wrap=False)(k-n if k >= n else k, shards)
+
 def row_of_shard(k, shards):
     i, g, r = find(k, shards)
     return i, g, sum(shards[i][:g])+r
@@ -383,7 +385,7 @@ def find_check(answer):
 finding = Exercise("4. Number k", 3, find_check, find,
                    probes=[(k, s) for s in SHELVES
                            for k in (0, 1, 2, 3, 4, 5, 8, 9, 11, 14, 99, 100, 237, 240, 398, 400)],
-                           seconds=10,
+                   seconds=10,
     behave=lambda f, k, shards: tuple(f(k, shards)),
     wrong=[
         Wrong("one row beyond the end",
@@ -407,9 +409,7 @@ finding = Exercise("4. Number k", 3, find_check, find,
               lambda k, shards: find(k-1, shards)),
         Wrong("one epoch taken off",
               "k may lie many epochs on: `k % n` takes off as many as there are, one subtraction only one.",
-              lambda k, shards: (finder(lambda k, rows: k < rows,
-                                        wrap=False)(k-n if k >= (n := sum(map(sum, shards))) else k,
-                                                    shards))),
+              one_epoch_off),
         Wrong("the last document of an epoch",
               "n documents have the numbers 0 to n-1, so an epoch is n long, not n-1.",
               lambda k, shards: find(k % max(sum(map(sum, shards))-1, 1), shards)),

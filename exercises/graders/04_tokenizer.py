@@ -23,7 +23,7 @@ def stream(tok, ids):
     yield decoder.end()
 
 def early(tok, ids):
-    "Python's own decoder waits for the third byte of ed a0 80, which is no character from the second on; both are right"
+    "Shows ed a0 as no character at once; Python's own decoder waits for a third byte, and both are right"
     return as_early_as_can_be(tok.id_to_bytes(i) for i in ids)
 
 def each_alone(tok, ids):
@@ -255,8 +255,9 @@ def forgery_check(answer):
             assert not strange, f"{say}: {strange[0]!r} is no id of a tokenizer with {tok.vocab_size} ids"
             special, honest = special_names(tok, got), special_names(tok, want)
             assert special == honest, f"{say}: the special tokens should be {honest}, not {special}"
+            reads, should = tok.decode(got), tok.decode(want)
+            assert reads == should, f"{say}: the row reads {reads!r}; it should read {should!r}"
             assert got == want, (
-                f"{say}: the row reads {tok.decode(got)!r}; it should read {tok.decode(want)!r}") if tok.decode(got) != tok.decode(want) else (
                 f"{say}: the row reads well, but the ids of a text are not those of tok.encode(text)")
 
 forgery = Exercise("2. Forgery", 4, forgery_check, render,
@@ -463,8 +464,8 @@ def parts_behave(answer, texts):
         if has_safe_places(text, size) and longest > 2*size: long = "long"
     _, longest = in_parts(answer, "слово "*40, 20)
     if {"run", "line"} <= kinds: kinds.add("whitespace")
-    return next((k for k in ("lost", "word", "after", "whitespace", *TOLD) if k in kinds),
-                ""), long or ("long letters" if longest > 40 else "")
+    kind = next((k for k in ("lost", "word", "after", "whitespace", *TOLD) if k in kinds), "")
+    return kind, long or ("long letters" if longest > 40 else "")
 
 parts = Exercise("3. Parts of a text", 4, parts_check, cut_by(at_safe),
     probes=[(PROBE_TEXTS,)],
@@ -585,19 +586,21 @@ def halves_check(answer):
             assert given == ranks, (
                 f"{say}: your code changes `ranks`, and the next call misses something. Work on a copy, or "
                 "only look.")
-            assert isinstance(got, (tuple, list)) and len(got) == 2 and all(isinstance(h, bytes)
-                for h in got), (
+            two = isinstance(got, (tuple, list)) and len(got) == 2
+            assert two and all(isinstance(h, bytes) for h in got), (
                 f"{say}: a pair of bytes is asked for, not {got!r}")
             assert tuple(got) == want, (
                 f"{say} is {tuple(got)}; the token was glued from {want[0]!r} and {want[1]!r}")
 
+def telling_token(wrong):
+    "The first token on which a mistake differs from what is right"
+    return next(t for t in RANKS if len(t) > 1 and wrong.answer(t, RANKS) != halves(t, RANKS))
+
 merges = Exercise("4. Merges from ranks", 3, halves_check, halves,
-    probes=[(t, RANKS) for t in [next(t for t in RANKS if len(t) > 1
-                                      and w.answer(t, RANKS) != halves(t, RANKS)) for w in WRONG_HALVES]]+
-                                      [(t, RANKS) for t in list(RANKS)[256:420]],
+    probes=[(t, RANKS) for t in [*map(telling_token, WRONG_HALVES), *list(RANKS)[256:420]]],
     wrong=WRONG_HALVES)
 
-# ---- 5. a hundred shards: account(shards, chars, bytes_per_char, docs, bytes_per_token, mb_per_s, vocab_size) -> dict ----
+# ---- 5. a hundred shards: account(shards, chars, bytes_per_char, docs, ...) -> dict ----
 
 def accountant(bos=True, char_bytes=True, mb=1e6, width=lambda v: 1 if v <= 256 else 2 if v <= 65_536 else 4,
                text_seconds=True, all_shards=True, all_docs=True, bos_disk=True, per=lambda n_bytes, chars,

@@ -80,9 +80,8 @@ def pack_check(answer):
             assert buffer != before or len(want) == row.count(bos), (
                 f"{got}, and the buffer is still what it was: take the documents out of `buffer` itself, "
                 "not out of a copy")
-            there, after = sorted(i for b in before
-                                  for i in b), sorted([i for i in row if i != bos]+
-                                                      [i for b in buffer for i in b])
+            there = sorted(i for b in before for i in b)
+            after = sorted([i for i in row if i != bos]+[i for b in buffer for i in b])
             strange = [i for i in row if i != bos and i not in there]
             assert not strange, f"{got}: {strange[0]} is no token of a document and not BOS, which is {bos}"
             lost = sorted(set(there)-set(after))
@@ -174,8 +173,8 @@ def rows_check(answer):
             for start in (0, world, 3*world, 5*world, lanes, 7*lanes+world):
                 for n in (0, 1, 3, 10):
                     for rank in range(world):
-                        say, want = (
-                            f"my_rows(rank={rank}, world={world}, lanes={lanes}, start={start}, n={n})"), my_rows(rank, world, lanes, start, n)
+                        say = f"my_rows(rank={rank}, world={world}, lanes={lanes}, start={start}, n={n})"
+                        want = my_rows(rank, world, lanes, start, n)
                         got = call(say, answer, rank, world, lanes, start, n)
                         with telling(say): got = list(got)
                         say += f" gives {got}"
@@ -269,9 +268,8 @@ def accountant(bos=True, cut_long=False, pieces=False, orphan_pieces=False, whol
 
 def random_rows(rng):
     "Rows of pieces in which all may happen: cuts, losses, padding"
-    size, lengths, rows, row, space = rng.choice([4, 6, 9, 17]), [rng.randrange(1, 24)
-        for _ in range(rng.randrange(1, 12))], [], [], 0
-    space = size
+    size, lengths = rng.choice([4, 6, 9, 17]), [rng.randrange(1, 24) for _ in range(rng.randrange(1, 12))]
+    rows, row, space = [], [], size
     for k, n in enumerate(lengths):
         first = 0
         if rng.random() < .15: continue                                   # dropped altogether

@@ -11,7 +11,7 @@ from grade import Exercise, Wrong, in_child
 from graders.common import call, something, written
 
 def plain(a, digits=4):
-    "Tensors and numbers as rounded lists, so that two answers can be compared; what is no number is spelled out"
+    "Tensors and numbers as rounded lists, to be compared; what is no number is spelled out"
     if torch.is_tensor(a): a = a.detach().double().tolist()
     if isinstance(a, (list, tuple)): return [plain(x, digits) for x in a]
     if isinstance(a, (int, float)) and not isinstance(a, bool):
@@ -19,8 +19,8 @@ def plain(a, digits=4):
     return plain(a.tolist(), digits) if type(a).__module__ == "numpy" else a
 
 def near(a, b, tol=1e-6):
-    return torch.is_tensor(a) and a.shape == b.shape and torch.allclose(a.detach().double(),
-        b.detach().double(), rtol=tol, atol=tol)
+    if not torch.is_tensor(a) or a.shape != b.shape: return False
+    return torch.allclose(a.detach().double(), b.detach().double(), rtol=tol, atol=tol)
 
 # ---- 1. the slope of the cap: capped_loss(logits_NV, targets_N, cap) -> losses (N,), gradient (N,V) ----
 
@@ -29,8 +29,8 @@ def capper(slope=True, raw_slope=False, raw_probs=False, mask=True, mean=False, 
     "The answer, with switches for its mistakes"
     def capped_loss(logits_NV, targets_N, cap):
         tanh, ok = torch.tanh(logits_NV/cap), (targets_N >= 0)[:, None]
-        logp, index = F.log_softmax(logits_NV.clamp(-cap, cap) if hard else cap*tanh,
-                                    dim), targets_N.clamp(min=0)[:, None]
+        capped, index = logits_NV.clamp(-cap, cap) if hard else cap*tanh, targets_N.clamp(min=0)[:, None]
+        logp = F.log_softmax(capped, dim)
         p = logits_NV.softmax(-1) if raw_probs else logp.exp()
         grad = sign*(p-1 if everywhere else p.scatter_add(1, index, -torch.ones_like(logp[:, :1])))
         if hard: grad = grad*(logits_NV.abs() < cap)
@@ -57,8 +57,8 @@ def slope_check(answer):
     g = torch.Generator().manual_seed(1)
     cases = []
     for k in range(36):
-        N, V, cap = int(torch.randint(1, 7, (), generator=g)), int(torch.randint(2, 9, (),
-            generator=g)), (15., 2., .7)[k % 3]
+        N, V = int(torch.randint(1, 7, (), generator=g)), int(torch.randint(2, 9, (), generator=g))
+        cap = (15., 2., .7)[k % 3]
         z = (torch.randn(N, V, generator=g, dtype=torch.float64)*(1, 5, 30)[k//3 % 3]).mul(10).round()/10
         cases.append((z, torch.randint(-1, V, (N,), generator=g), cap))
     for z, t, cap in sorted(cases, key=lambda c: c[0].numel()):
@@ -134,7 +134,7 @@ slope = Exercise("1. The slope of the cap", 3, slope_check, capper(),
               capper(total=True)),
         Wrong("gradient first", "the losses come first, then the gradient.", capper(turned=True))])
 
-# ---- 2. one divisor: contributions(processes) -> the same lists, a number to call backward on for each micro-batch ----
+# ---- 2. one divisor: contributions(processes) -> lists of the same shape, of numbers to call backward on ----
 
 def divide(by):
     "An answer that divides the sum of each micro-batch by what `by(processes, r, k)` says"
@@ -150,7 +150,8 @@ def one_divisor(processes, r, k): return everywhere(processes)/len(processes) or
 def nan_zero(n): return n if n else torch.tensor(0.)      # 0/0 as torch divides
 
 def pieces_of(spec):
-    "[[targets of a micro-batch, …] of a process, …] with losses as `token_losses` gives them: 0 where the target is -1"
+    "[[targets of a micro-batch, …] of a process, …] with losses as `token_losses` gives them"
+    # They are 0 where the target is -1.
     g = torch.Generator().manual_seed(2)
     def losses(t):
         nats = torch.rand(len(t), generator=g, dtype=torch.float64)+.5
@@ -164,19 +165,18 @@ def weights(answer, spec):
     processes = pieces_of(spec)
     got = answer([list(m) for m in processes])
     assert got is not None, f"contributions with targets {spec}: nothing came back: is there a `return`?"
-    assert isinstance(got, (list, tuple)) and all(isinstance(x, (list, tuple))
-                                                  for x in got) and len(got) == len(processes) and all(len(a) == len(b) for a, b in zip(got, processes)), (
+    lists = isinstance(got, (list, tuple)) and all(isinstance(x, (list, tuple)) for x in got)
+    assert lists and [len(x) for x in got] == [len(m) for m in processes], (
         "one number for each micro-batch of each process, in lists of the same shape")
     assert all(torch.is_tensor(c) and c.dim() == 0 for m in got for c in m), (
         "each contribution must be a tensor without dimensions, so that backward() can be called on it")
     # micro-batches add up, processes are averaged
     total = sum(c for m in got for c in m)/len(processes)
     leaves = [n for m in processes for n, _ in m]
-    grads = torch.autograd.grad(total, leaves,
-                                allow_unused=True) if total.requires_grad else [None]*len(leaves)
-    nats = sum(n.sum().item() for n in leaves)
-    return total.item(), nats, [(g if g is not None else torch.zeros_like(n)).tolist()
-                                for g, n in zip(grads, leaves)], [t.tolist() for m in processes for _, t in m]
+    grads = [None]*len(leaves)
+    if total.requires_grad: grads = torch.autograd.grad(total, leaves, allow_unused=True)
+    weigh = [(g if g is not None else torch.zeros_like(n)).tolist() for g, n in zip(grads, leaves)]
+    return total.item(), sum(n.sum().item() for n in leaves), weigh, [t.tolist() for m in processes for _, t in m]
 
 def values_check(answer):
     "The numbers themselves, without gradients: each scored token counts alike, whatever the losses are"
@@ -284,9 +284,8 @@ def scorer(count=None, specials=False, log2=True, ratios=False, log=math.log(2),
         text = [(n, b) for n, b in pairs if b is not None]
         if ratios: return sum(n/math.log(2)/len(b) for n, b in text)/max(len(text), 1)
         total = sum(n for n, b in (pairs if specials else text))
-        size = (count or (lambda bs: sum(map(len, bs))))([b
-                                                          for _,
-                                                          b in text])+special_bytes*(len(pairs)-len(text))
+        counted = (count or (lambda bs: sum(map(len, bs))))([b for _, b in text])
+        size = counted+special_bytes*(len(pairs)-len(text))
         bits = total/(log if log2 else 1)/max(size, 1)
         return (1/bits if bits else 0) if turned else bits
     return text_bits
@@ -386,8 +385,10 @@ def smoother(lower="kinds", give="kinds", floor=True, unseen=True, cross=False, 
         low = dict(kinds=K, often=often, followers=T, rows=Counter(t for r in rows for t in set(r)))[lower]
         q = [(low[b]+one)/(sum(low.values())+(V*one if below is None else below) or 1) for b in range(V)]
         share = dict(kinds=lambda a: d*T[a], once=lambda a: d, nothing=lambda a: 0)[give]
-        P = [[((max(n[a, b]-d, 0) if floor else n[a, b]-d) + share(a)*q[b])/N[a] if N[a] else new(V) if new
-              else q[b] if unseen else 0. for b in range(V)] for a in range(V)]
+        def p(a, b):
+            if not N[a]: return new(V) if new else q[b] if unseen else 0.
+            return ((max(n[a, b]-d, 0) if floor else n[a, b]-d) + share(a)*q[b])/N[a]
+        P = [[p(a, b) for b in range(V)] for a in range(V)]
         return [list(c) for c in zip(*P)] if swap else P
     return kneser_ney
 
@@ -550,10 +551,9 @@ def chunker(keep=False, whole=False, last=True, mean=False, mask=True, flow=True
         return out.mean().expand(len(t)) if mean else out
     def chunked_losses(x_NC, w_VC, targets_N, rows, smoothing):
         if whole:
-            return torch.cat([F.cross_entropy(z, t, ignore_index=-1, reduction="none",
-                                              label_smoothing=smoothing)
-                                              for z,
-                                              t in zip((x_NC @ w_VC.T).split(rows), targets_N.split(rows))])
+            settings = dict(ignore_index=-1, reduction="none", label_smoothing=smoothing)
+            cut = zip((x_NC @ w_VC.T).split(rows), targets_N.split(rows))
+            return torch.cat([F.cross_entropy(z, t, **settings) for z, t in cut])
         N = len(targets_N)
         starts = range(0, N if last else N//rows*rows, rows)
         run = one if keep or not flow else lambda *a: checkpoint(one, *a, use_reentrant=False)
@@ -576,8 +576,9 @@ def chunk_check(answer):
     *_, largest, kept = watched(answer, N, V, C, rows, .1)
     assert largest <= rows*V, (f"{say}: the watchman saw a tensor of {largest:,} numbers; no more than "
                                f"{rows} × {V} = {rows*V:,} were allowed at once")
-    assert kept < N*V/3, (f"{say}: no single tensor was too large, but {kept:,} numbers wait for the backward "
-                          f"pass, and all logits together are only {N*V:,}")
+    assert kept < N*V/3, (
+        f"{say}: no single tensor was too large, but {kept:,} numbers wait for the backward pass, "
+        f"and all logits together are only {N*V:,}")
 
 def chunk_behave(f, N, V, C, rows, smoothing):
     try: losses, grads, largest, kept = watched(f, N, V, C, rows, smoothing)

@@ -21,7 +21,7 @@ def written(name:str, *args, **named)->str:
 
 @contextmanager
 def telling(said:str):
-    "What came back of a call can't be used: say so with the call. (Errors of the answer itself tell themselves.)"
+    "An error while a check uses what came back is told with the call; errors of the answer tell themselves"
     try:
         yield
     except AssertionError:
