@@ -64,7 +64,7 @@ class Exercise:
     wrong: list = field(default_factory=list)    # known mistakes
     behave: Callable = None    # behave(answer, *probe): what is compared; default: what the answer returns
     seconds: float = 20        # time limit for the check
-    does: list = field(default=None, repr=False)    # what the right answer and the known mistakes do, once asked
+    does: list = field(default=None, repr=False)   # what the right and known wrong answers do, once asked
 
 @dataclass
 class Result:
@@ -282,7 +282,7 @@ def behaviours(ex:Exercise, answer:Callable)->list:
 
 def diagnose(ex:Exercise, answer:Callable)->Wrong|None:
     "The known mistake that an answer behaves like, on all probes that tell that mistake from what is right"
-    if ex.does is None: ex.does = [behaviours(ex, known) for known in (ex.right, *(w.answer for w in ex.wrong))]
+    if ex.does is None: ex.does = [behaviours(ex, f) for f in (ex.right, *(w.answer for w in ex.wrong))]
     does, (right, *mistakes) = behaviours(ex, answer), ex.does
     for w, errs in zip(ex.wrong, mistakes):
         if all(map(same, does, errs)) and not all(map(same, errs, right)): return w

@@ -287,7 +287,7 @@ class Shell:
             self.shell = InteractiveShell.instance(config=Config(HistoryManager=dict(enabled=False)))
             self.shell.system, self.shell.getoutput = self.system, self.getoutput
             self.shell.enable_gui = lambda *_: None
-            self.shell._tee = lambda *_, **__: nullcontext()      # it would keep all that is printed, in memory
+            self.shell._tee = lambda *_, **__: nullcontext()     # else all that is printed stays in memory
             self.shell.showtraceback = self.shell.showsyntaxerror = lambda *_, **__: None
             self.shell.compile.get_code_name = lambda *_: f"cell {notebook.number}"
             self.scope = self.shell.user_ns

@@ -33,7 +33,7 @@ def refusal(exercise, answer):
         return "took too long"
     except (AssertionError, grading.NotData) as e:
         return f"refused: {e}"
-    except Exception as e:              # the answer's own errors know what is to be told; others are the check's
+    except Exception as e:              # the answer's own errors know what to tell; others are the check's
         return f"refused: {e.told}" if hasattr(e, "told") else f"{type(e).__name__}: {e}"
 
 @pytest.mark.parametrize("stem", EXERCISES)

@@ -573,9 +573,10 @@ def stream_check(answer):
         sooner, _ = shown(as_early_as_can_be, tokens)
         assert end == right_end, f"stream({tokens}): the whole text should be {right_end!r}, not {end!r}"
         for k,(got,want) in enumerate(zip(steps, right_steps)):
+            nothing = "nothing (yield once per token, an empty string if need be)"
             assert got in (want, sooner[k]), (
                 f"stream({tokens}): after {k+1} of them {want!r} should be shown, not "
-                f"{'nothing (yield once per token, an empty string if need be)' if got is None else repr(got)}")
+                f"{nothing if got is None else repr(got)}")
 
 streaming = Exercise("4. A streaming decoder", 3, stream_check, stream,
     probes=[([bytes([b]) for b in "aé🙂".encode()],), ([b"a\xff", b"b", b"c", b"d"],), ([b"ok", b"\xc3"],),

@@ -300,8 +300,8 @@ def seeded_for_all(text, percent):
     random.seed(text)
     return random.random()*100 < percent
 
-WORDS = (
-    "moon well goat harp bread lamp Arden Nora Ben snow tower rope Köln 東 keeps lives eats plays red blue").split()
+WORDS = ("moon well goat harp bread lamp Arden Nora Ben snow tower rope Köln 東 "
+         "keeps lives eats plays red blue").split()
 def some_texts(n, seed=0):
     rng = Random(seed)
     return list(dict.fromkeys(" ".join(rng.choices(WORDS, k=rng.randrange(4, 30))) for _ in range(n)))
@@ -639,12 +639,13 @@ def lesson_faults(answer, seeds=(0, 3), n=400):
                 break
         if lessons_of(answer, seed, 20, shared=1) != lessons_of(answer, seed, 20, shared=2):
             faults["unseeded"] = (
-                f"World({seed}): the same `rng` gave two different lessons. Take all random numbers from `rng`.")
+                f"World({seed}): the same `rng` gave two different lessons. "
+                "Take all random numbers from `rng`.")
         elif lesson_reseeds(answer, seed): faults["reseeded"] = RESEEDED
         elif lessons_of(answer, seed, 20, elsewhere=True) != lessons_of(answer, seed, 20):
             faults["hash"] = (
-                f"World({seed}): in a process with another PYTHONHASHSEED the same `rng` gives another lesson: "
-                "somewhere the order of a set decides")
+                f"World({seed}): in a process with another PYTHONHASHSEED the same `rng` gives another "
+                "lesson: somewhere the order of a set decides")
         if len(set(lessons)) < .9*n or len(subjects) < 50: faults["same"] = (
             f"World({seed}): {n} lessons have {len(set(lessons))} different texts about {len(subjects)} "
             "people; write about all 60 of them")

@@ -128,9 +128,10 @@ def stream_check(answer):
         sooner, _ = shown(early, ids, tok is TOK)
         assert end == want, f"{say}: the whole text should be {want!r}, not {end!r}"
         for k, (got, should) in enumerate(zip(steps, want_steps)):
+            nothing = "nothing (yield once for each id, an empty string if need be)"
             assert got in (should, sooner[k]), (
                 f"{say}: after {k+1} of them {should!r} should be shown, not "
-                f"{'nothing (yield once for each id, an empty string if need be)' if got is None else repr(got)}")
+                f"{nothing if got is None else repr(got)}")
 
 streaming = Exercise("1. The stream that stops", 3, stream_check, stream,
     probes=[(list("aé🙂".encode()),), (list(b"ab\xffcd e"),), (list("a\ufffdb".encode()),), (list(b"ok\xc3"),),

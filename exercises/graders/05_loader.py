@@ -314,7 +314,7 @@ books = Exercise("3. The account", 3, account_check, accountant(),
             ([[(0, 3, 2)]], 6, [5])],
     wrong=[
         Wrong("BOS is forgotten",
-              "each piece takes one place more than it has tokens, and so does a document that shall fit: "
+              "each piece takes one place more than it has tokens, and so does a document that should fit: "
               "padding comes out too large.",
               accountant(bos=False)),
         Wrong("a document fits by its tokens",

@@ -134,7 +134,7 @@ slope = Exercise("1. The slope of the cap", 3, slope_check, capper(),
               capper(total=True)),
         Wrong("gradient first", "the losses come first, then the gradient.", capper(turned=True))])
 
-# ---- 2. one divisor: contributions(processes) -> lists of the same shape, of numbers to call backward on ----
+# ---- 2. one divisor: contributions(processes) -> lists of the same shape ----
 
 def divide(by):
     "An answer that divides the sum of each micro-batch by what `by(processes, r, k)` says"
@@ -176,7 +176,8 @@ def weights(answer, spec):
     grads = [None]*len(leaves)
     if total.requires_grad: grads = torch.autograd.grad(total, leaves, allow_unused=True)
     weigh = [(g if g is not None else torch.zeros_like(n)).tolist() for g, n in zip(grads, leaves)]
-    return total.item(), sum(n.sum().item() for n in leaves), weigh, [t.tolist() for m in processes for _, t in m]
+    targets = [t.tolist() for m in processes for _, t in m]
+    return total.item(), sum(n.sum().item() for n in leaves), weigh, targets
 
 def values_check(answer):
     "The numbers themselves, without gradients: each scored token counts alike, whatever the losses are"
@@ -271,7 +272,7 @@ divisor = Exercise("2. One divisor", 3, divisor_check, divide(one_divisor),
               "you divide by the count of process 0. The others hold scored tokens, too.",
               divide(lambda ps, r, k: scored(ps[0]) or 1)),
         Wrong("nothing is divided",
-              "these are the sums. The step's loss shall be a *mean*.",
+              "these are the sums. The step's loss should be a *mean*.",
               divide(lambda ps, r, k: 1))])
 
 # ---- 3. a score too good to be true: text_bits(ids, nats, vocab) -> bits per byte ----
