@@ -64,6 +64,7 @@ class Exercise:
     wrong: list = field(default_factory=list)    # known mistakes
     behave: Callable = None    # behave(answer, *probe): what is compared; default: what the answer returns
     seconds: float = 20        # time limit for the check
+    does: list = field(default=None, repr=False)   # what the right and known wrong answers do, once asked
 
 @dataclass
 class Result:
@@ -105,7 +106,12 @@ def load_exercises(stem:str)->dict:
         if p not in sys.path: sys.path.insert(0, p)     # graders use the library, and `from grade import ...`
     path = HERE/"graders"/f"{stem}.py"
     if not path.exists(): raise FileNotFoundError(f"no grader {path.name}; there are: {', '.join(stems())}")
-    spec = importlib.util.spec_from_file_location(f"grader_{stem}", path)
+    return loaded(path, path.stat().st_mtime_ns)
+
+@functools.lru_cache(64)
+def loaded(path:Path, changed:int)->dict:
+    "EXERCISES of a file as it was when it was last changed"
+    spec = importlib.util.spec_from_file_location(f"grader_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.EXERCISES
@@ -169,18 +175,21 @@ def in_child(helper:Callable)->Callable:
 
 def definitions(path:Path)->tuple[list, dict]:
     "(imports, {name: statement}) of a grader; what it imports from its neighbours counts as its own"
-    imports, named = [], {}
+    imports, named, shared = [], {}, {}
     for node in ast.parse(path.read_text("utf-8")).body:
         neighbour = isinstance(node, ast.ImportFrom) and node.module.startswith("graders.")
         if neighbour:
             more, theirs = definitions(path.parent/f"{node.module[8:]}.py")
             imports += more
             named.update(theirs)
+            shared.update(theirs)
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             if getattr(node, "module", "") != "grade": imports.append(node)
         elif isinstance(node, (ast.FunctionDef, ast.ClassDef)): named[node.name] = node
         elif isinstance(node, ast.Assign):
             for target in node.targets: named.update(dict.fromkeys(names_in(target, ast.Store), node))
+    for name, node in shared.items():           # in the student's process both would be one
+        if named[name] is not node: raise NameError(f"{path.name} and a neighbour both define {name}")
     return imports, named
 
 def names_in(node:ast.AST, use:type)->set[str]:
@@ -267,12 +276,15 @@ def same(a, b)->bool:
         return torch.allclose(a, b, equal_nan=True)
     except Exception: return False
 
+def behaviours(ex:Exercise, answer:Callable)->list:
+    "What an answer does with each probe"
+    return [behaviour(ex, answer, p) for p in ex.probes]
+
 def diagnose(ex:Exercise, answer:Callable)->Wrong|None:
     "The known mistake that an answer behaves like, on all probes that tell that mistake from what is right"
-    does = [behaviour(ex, answer, p) for p in ex.probes]
-    right = [behaviour(ex, ex.right, p) for p in ex.probes]
-    for w in ex.wrong:
-        errs = [behaviour(ex, w.answer, p) for p in ex.probes]
+    if ex.does is None: ex.does = [behaviours(ex, f) for f in (ex.right, *(w.answer for w in ex.wrong))]
+    does, (right, *mistakes) = behaviours(ex, answer), ex.does
+    for w, errs in zip(ex.wrong, mistakes):
         if all(map(same, does, errs)) and not all(map(same, errs, right)): return w
     return None
 

@@ -8,7 +8,7 @@ go back as data (see wire.py). What the student's code does to this process chan
 nothing else.
 """
 import ast, ctypes, json, linecache, os, pickle, re, select, signal, struct, subprocess, sys, time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -287,6 +287,7 @@ class Shell:
             self.shell = InteractiveShell.instance(config=Config(HistoryManager=dict(enabled=False)))
             self.shell.system, self.shell.getoutput = self.system, self.getoutput
             self.shell.enable_gui = lambda *_: None
+            self.shell._tee = lambda *_, **__: nullcontext()     # else all that is printed stays in memory
             self.shell.showtraceback = self.shell.showsyntaxerror = lambda *_, **__: None
             self.shell.compile.get_code_name = lambda *_: f"cell {notebook.number}"
             self.scope = self.shell.user_ns

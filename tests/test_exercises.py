@@ -105,7 +105,7 @@ def test_each_exercise_stands_alone(tmp_path):
 def test_endless_and_odd_answers(tmp_path):
     path = altered("01_bpe", tmp_path, overlap="def count_apart(ids):\n    from itertools import count\n    return sum(count())",
                    hasty="encode_word = 5", changes="def glue_and_update(*a): return None", streaming="def stream(tokens): return [1]", language="def my_language(): return '(', 'x'")
-    done = run("01", "--file", path, NANOCHAT_CELL_SECONDS="3")
+    done = run("01", "--file", path, NANOCHAT_CELL_SECONDS="3", NANOCHAT_CHECK_SECONDS="3")
     assert done.returncode == 0 and "Traceback" not in done.stdout+done.stderr
     assert done.stdout.splitlines()[-1].split()[-3:] == ["0", "/", "15"]
     assert "not a function" in done.stdout and "is there a `return`" in done.stdout
@@ -194,17 +194,18 @@ def test_errors_come_with_their_line_and_input(tmp_path):
     code = "def count_apart(ids):\n    found = {}\n    for i in range(len(ids)):\n        found[ids[i+1]] = 1\n    return found"
     told = results(altered("01_bpe", tmp_path, overlap=code))["overlap"].message
     assert "your code raised IndexError: list index out of range" in told
-    assert "line 4: `found[ids[i+1]] = 1`" in told and "with ids = [1, 1, 1, 1]" in told
+    assert "line 4: `found[ids[i+1]] = 1`" in told and "with ids = [5]" in told
     space = {}
     exec(compile(code, "a cell", "exec"), space)
     told = grading.judge("overlap", grading.load_exercises("01_bpe")["overlap"], space["count_apart"]).message
-    assert "IndexError" in told and "in line 4 of its cell" in told and "with ids = [1, 1, 1, 1]" in told
+    assert "IndexError" in told and "in line 4 of its cell" in told and "with ids = [5]" in told
 
 def test_the_table_shows_the_measured_line_and_whole_words(tmp_path, capsys):
     assert grading.main(["01", "--file", str(altered("01_bpe", tmp_path, overlap="count_apart = count_pairs"))]) == 0
     out = " ".join(capsys.readouterr().out.split())
     ex = grading.load_exercises("01_bpe")["overlap"]
-    assert "ids [1, 1, 1, 1]: merge glues (1, 1) 2 times, your count says 3" in out and ex.wrong[0].why in out
+    assert "count_apart([1, 1, 1]): merge glues (1, 1) 1 time, your count says 2" in out
+    assert ex.wrong[0].why in out
 
 @pytest.mark.parametrize("value,text", [(11.2e9, "11.2e9"), (1e9, "1e9"), (123456.789, "123.456789e3"), (0.5, "0.5"), (1_000_000, "1_000_000"), ([1, 2.5, "a"], "[1, 2.5, 'a']"), ((1,), "(1,)"),
                                         ({"a": 5e6}, "{'a': 5e6}"), (list(range(20)), "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, … 20 in all]"), (-2.5e6, "-2.5e6"), (float("inf"), "inf"), (True, "True"), (None, "None")])
