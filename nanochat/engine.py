@@ -253,9 +253,12 @@ def hash_seed(
 def rounded(
     model:nn.Module,   # float32 weights that compute in `model.dtype`
 )->nn.Module:          # the same model if nothing is to be rounded, else a copy with rounded weights
-    "Round the weights once and not at every token"
+    "Round the matrices once and not at every token; learned scales stay as they are, since they multiply in float32"
     if all(p.dtype == model.dtype for p in model.parameters()): return model
-    return copy.deepcopy(model).to(model.dtype).eval()
+    twin = copy.deepcopy(model).eval()
+    for tensor in (*twin.parameters(), *twin.buffers()):
+        if tensor.ndim > 1 and tensor.is_floating_point(): tensor.data = tensor.data.to(model.dtype)
+    return twin
 
 # %% ../nbs/15_engine.ipynb #252d0aa5
 class Engine:
