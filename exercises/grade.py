@@ -14,8 +14,9 @@ each file; the judge, which holds the grader and never runs a student's code; an
 (student.py), which runs the notebook and holds no grader. Values pass between the last two as data
 (wire.py). Whatever the notebook does to its own process (exit, patches, objects that equal everything,
 forged messages) costs its own points and nothing else. With all levels of isolation on (see chapter 17) it
-reads no grader, solution or other file of yours, changes no file, reaches no network, meets hard limits of
-time, memory and disk, and leaves no process behind. With fewer levels (the first line of output says which
+reads no grader, solution or other file of yours, changes no file, reaches no network and no socket of
+yours, meets hard limits of time, of disk, and of memory for each of its processes (not for all of them
+together), and leaves no process behind. With fewer levels (the first line of output says which
 are off) it has your rights as far as they go, and nothing can keep it from reading the grader: then grade
 only files that you would run yourself. Helpers that a grader runs beside an answer (@in_child: counting
 writes, watching memory) are advisory: code that takes the trouble to find and replace them can deceive

@@ -7,7 +7,7 @@ No grader, reference or solution is here. The judge's orders come as pickles (th
 go back as data (see wire.py). What the student's code does to this process changes its own answers and
 nothing else.
 """
-import ast, ctypes, json, linecache, os, pickle, re, select, signal, struct, subprocess, sys, time
+import ast, ctypes, errno, json, linecache, os, pickle, re, select, signal, struct, subprocess, sys, time
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
@@ -18,19 +18,21 @@ import wire
 # ---- isolation: the levels of chapter 17, with what notebooks need besides ----
 
 GIGABYTE = 1 << 30
-# Calls beyond those of chapter 17, by x86-64's numbers: threads and processes (they end with the notebook),
-# local sockets for asyncio (there is no network), and what shells and libraries ask for.
+# Calls beyond those of chapter 17, by x86-64's numbers: threads and processes (they end with the notebook), pairs of
+# sockets for asyncio, and what shells and libraries ask for. Not among them: connect, bind and sendmsg, since sockets
+# in the file system answer without any network.
 MORE_CALLS = dict(
-    msync=26, mincore=27, sendfile=40, socket=41, connect=42, accept=43, sendto=44, recvfrom=45,
-    sendmsg=46, recvmsg=47, shutdown=48, bind=49, listen=50, getsockname=51, getpeername=52,
-    socketpair=53, setsockopt=54, getsockopt=55, clone=56, fork=57, vfork=58, execve=59, wait4=61,
-    kill=62, link=86, symlink=88, chmod=90, fchmod=91, setpgid=109, setsid=112, getgroups=115,
-    getresuid=118, getresgid=120, getpgid=121, getsid=124, capget=125, capset=126, rt_sigpending=127,
-    rt_sigtimedwait=128, statfs=137, fstatfs=138, getpriority=140, sched_getparam=143,
-    sched_getscheduler=145, mlock=149, prctl=157, arch_prctl=158, setrlimit=160, tkill=200,
-    sched_setaffinity=203, set_tid_address=218, fadvise64=221, tgkill=234, utimes=235, get_mempolicy=239,
-    waitid=247, linkat=265, symlinkat=266, fchmodat=268, utimensat=280, fallocate=285, accept4=288,
-    prlimit64=302, getcpu=309, membarrier=324, copy_file_range=326, pidfd_open=434)
+    msync=26, mincore=27, sendfile=40, socket=41, sendto=44, recvfrom=45, recvmsg=47, shutdown=48,
+    getsockname=51, getpeername=52, socketpair=53, setsockopt=54, getsockopt=55, clone=56, fork=57, vfork=58,
+    execve=59, wait4=61, kill=62, link=86, symlink=88, setpgid=109, setsid=112, getgroups=115, getresuid=118,
+    getresgid=120, getpgid=121, getsid=124, capget=125, capset=126, rt_sigpending=127, rt_sigtimedwait=128,
+    statfs=137, fstatfs=138, getpriority=140, sched_getparam=143, sched_getscheduler=145, mlock=149, prctl=157,
+    arch_prctl=158, setrlimit=160, tkill=200, sched_setaffinity=203, set_tid_address=218, fadvise64=221,
+    tgkill=234, get_mempolicy=239, waitid=247, linkat=265, symlinkat=266, fallocate=285, prlimit64=302,
+    getcpu=309, membarrier=324, copy_file_range=326, pidfd_open=434)
+# Modes and dates of files, which Landlock does not rule: IPython sets some at its start, so these calls answer
+# as if it were done, and do nothing.
+AS_IF_DONE = dict(chmod=90, fchmod=91, utimes=235, fchmodat=268, utimensat=280)
 
 def own_process()->None:
     "Die with the keeper, and never gain rights; Landlock and seccomp ask for it"
@@ -102,17 +104,29 @@ def only_calls()->None:
     "seccomp: only the calls of chapter 17 and those above; the kernel seems to have no others"
     from nanochat.tools import CALLS, kernel
     if os.uname().machine != "x86_64": raise OSError("the numbers are x86-64's")
-    numbers = {*CALLS.values(), *MORE_CALLS.values()}
-    load, equal, give_back = 0x20, 0x15, 0x06
-    allow, no_terminal, no_such_call, kill = 0x7FFF0000, 0x00050000 | 25, 0x00050000 | 38, 0x80000000
+    numbers = {**CALLS, **MORE_CALLS}
+    load, mask, equal, give_back = 0x20, 0x54, 0x15, 0x06
+    allow, kill, no_such_call = 0x7FFF0000, 0x80000000, 0x00050000 | errno.ENOSYS
 
     def step(code, yes, no, number): return struct.pack("HBBI", code, yes, no, number)
-    # Of ioctl's orders, three are for any file: close on exec, don't block, how much is there
-    program = [step(load, 0, 0, 4), step(equal, 1, 0, 0xC000003E), step(give_back, 0, 0, kill),
-               step(load, 0, 0, 0), step(equal, 0, 6, 16), step(load, 0, 0, 24), step(equal, 3, 0, 0x5451),
-               step(equal, 2, 0, 0x5421), step(equal, 1, 0, 0x541B), step(give_back, 0, 0, no_terminal),
-               step(give_back, 0, 0, allow)]
-    for number in sorted(numbers): program += [step(equal, 0, 1, number), step(give_back, 0, 0, allow)]
+    def low(argument): return step(load, 0, 0, 16+8*argument)
+    def high(argument): return step(load, 0, 0, 20+8*argument)
+    def refuse(error): return step(give_back, 0, 0, 0x00050000 | error)
+    new_namespaces, shared_and_nameless = 0x7E020000, 0x21
+    rules = dict(
+        # of ioctl's requests, three are for any file: close on exec, don't block, how much is there
+        ioctl=[low(1), step(equal, 3, 0, 0x5451), step(equal, 2, 0, 0x5421), step(equal, 1, 0, 0x541B), refuse(errno.ENOTTY)],
+        clone=[low(0), step(mask, 0, 0, new_namespaces), step(equal, 1, 0, 0), refuse(errno.EPERM)],
+        # memory that is shared and has no file is counted by no limit
+        mmap=[low(3), step(mask, 0, 0, shared_and_nameless), step(equal, 0, 1, shared_and_nameless), refuse(errno.ENOMEM)],
+        # without an address: to the other end of a pair
+        sendto=[low(4), step(equal, 0, 2, 0), high(4), step(equal, 1, 0, 0), refuse(errno.EACCES)])
+    program = [step(load, 0, 0, 4), step(equal, 1, 0, 0xC000003E), step(give_back, 0, 0, kill), step(load, 0, 0, 0)]
+    for name, steps in rules.items():
+        steps = [*steps, step(give_back, 0, 0, allow)]
+        program += [step(equal, 0, len(steps), numbers.pop(name)), *steps]
+    for number in AS_IF_DONE.values(): program += [step(equal, 0, 1, number), refuse(0)]
+    for number in sorted(numbers.values()): program += [step(equal, 0, 1, number), step(give_back, 0, 0, allow)]
     program.append(step(give_back, 0, 0, no_such_call))
     text = ctypes.create_string_buffer(b"".join(program))
     whole = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program), ctypes.addressof(text)))

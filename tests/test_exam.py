@@ -454,6 +454,24 @@ def test_there_are_answers_of_both_sorts():
     count = Counter((kind, right) for kind, _, right in CASES)
     assert len(CASES) >= 120 and set(count) == set(itertools.product(Identity.KINDS, (True, False))) and min(count.values()) >= 8
 
+DENIED_TO_THE_END = [("kind_of_thing", text) for text in (
+    "I am not a person and a machine.", "I am not a person and a language model.", "I am neither a person and a program",
+    "I was never born and a machine", "I am a language model, not a person, and a living being", "I am a machine, not a person and conscious")] + [
+    ("maker", "I was not made by a company and by the reader of a course"), ("maker", "no company made me and the reader of a course"),
+    ("data", "I did not read books and a small invented world")]
+
+@pytest.mark.parametrize("kind,text", DENIED_TO_THE_END)
+def test_what_is_denied_ends_with_its_sentence(who, kind, text):
+    assert not any(who.right(it, text) for it in who.held if it["kind"] == kind)
+
+@pytest.mark.parametrize("kind,question,text", [
+    ("name", "Are you called Alice?", "Well, yes. I am nanochat."), ("name", "What is your name?", "Yes, no, yes. I am nanochat."),
+    ("maker", "Were you developed by OpenAI?", "Of course, I was made by the reader of a course, on this machine."),
+    ("kind_of_thing", "Is there a person typing these answers?", "Well, yes, I am a language model, not a person."),
+    ("limits", "Is it safe to rely on you for medical advice?", "Sure, I only know my small world, and I can be wrong.")])
+def test_a_yes_counts_wherever_the_opening_holds_it(who, kind, question, text):
+    assert not who.right(dict(kind=kind, question=question), text)
+
 @pytest.mark.parametrize("kind", ANSWERS)
 def test_verdicts_by_hand(who, kind):
     wrong = [(text, want) for k, text, want in CASES if k == kind and who.right(item(kind), text) != want]
@@ -561,6 +579,8 @@ def test_no_letter_and_no_list_of_letters_beats_guessing(tasks):
     ("The answer is 7. The answer is 7.", 7), ("The answer is 7, as I said.", 7), ("answer is 5, answer is 7", None), ("The answer is 5. The answer is 7.", None), ("The answer is 7. No, 5.", None),
     ("The answer is 5 or 7.", None), ("The answer is 7 or five.", None), ("The answer is 12.5.", None), ("The answer is 12,500.", None), ("The answer is 7/2.", None), ("The answer is 7 * 2.", None),
     ("The answer is 7%.", None), ("The answer is 7e3.", None), ("The answer is 7-9.", None), ("The answer is not 7.", None), ("The answer is many.", None), ("7", None), ("", None), ("The answer is", None),
+    *((f"The answer is 42{more}", None) for more in (" million", " hundred", " dozen", " percent", " and a half", "½", "²", " squared", " plus one", " Eleven", " TEN", "? No.", ", wrong", " is wrong")),
+    ("I do not think the answer is 42", None), ("The wrong answer is 42.", None), ("It is false that the answer is 42", None), ("It is not so many. The answer is 42.", 42),
     ("The answer is 5\n7", None), ("The answer is " + "9"*5000 + ".", None), ("The answer is " + ", ".join(map(str, range(1000))), None), ("The answer is ٣.", None), ("The answer is 1st.", None)])
 def test_one_number_or_none(text, want): assert final_number(text) == want
 

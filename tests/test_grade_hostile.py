@@ -1,5 +1,5 @@
 "Notebooks that try to end, fool, read or outlive the judge: each costs its own points, and nothing else"
-import json, os, signal, subprocess, sys, time
+import json, os, signal, socket, subprocess, sys, time
 from pathlib import Path
 import pytest
 
@@ -120,6 +120,45 @@ def test_graders_solutions_and_files_are_out_of_reach(tmp_path, monkeypatch):
     (tmp_path/"secret").write_text("what others handed in")
     told = graded(solved_with(tmp_path, overlap=READS.format(secret=tmp_path/"secret")))["overlap"].message
     assert "FOUND [] ENV []" in told, told
+
+REACHES_OUT = '''
+import ctypes, mmap, os, socket
+done = []
+def tried(name, act):
+    try: act()
+    except (OSError, ValueError): return
+    done.append(name)
+def talk():
+    with socket.socket(socket.AF_UNIX) as s: s.connect({socket!r})
+def letter():
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s: s.sendto(b"hello", {letters!r})
+def new_rights():
+    if ctypes.CDLL(None, use_errno=True).unshare(0x10000000): raise OSError("no")
+for act in (lambda: os.chmod({outside!r}, 0), lambda: os.chmod({outside!r}, 0o4777), lambda: os.utime({outside!r}, (0, 0))):
+    try: act()
+    except OSError: pass
+tried("a socket", talk)
+tried("a letter", letter)
+tried("shared memory", lambda: mmap.mmap(-1, 4 << 30))
+tried("a namespace", new_rights)
+def count_apart(*_): raise ValueError(f"DONE {{done}}")
+'''
+
+@pytest.mark.skipif(not {"files", "syscalls"} <= set(grading.isolated()), reason="calls can't be refused on this machine")
+def test_what_lies_outside_is_not_touched_and_not_reached(tmp_path):
+    "Modes and dates of files, sockets in the file system, memory that no limit counts"
+    outside, listening, letters = tmp_path/"bob.ipynb", tmp_path/"host.sock", tmp_path/"letters.sock"
+    outside.write_text("{}")
+    before = outside.stat()
+    with socket.socket(socket.AF_UNIX) as host, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as post:
+        host.bind(str(listening))
+        host.listen()
+        post.bind(str(letters))
+        code = REACHES_OUT.format(outside=str(outside), socket=str(listening), letters=str(letters))
+        told = graded(solved_with(tmp_path, overlap=code))["overlap"].message
+    assert "DONE []" in told, told
+    after = outside.stat()
+    assert (after.st_mode, after.st_mtime_ns) == (before.st_mode, before.st_mtime_ns)       # as if done, and not done
 
 HANDS_IN = {
     "the judge's own answer": "import grade as g\ncount_apart = g.load_exercises('01_bpe')['overlap'].right",
