@@ -717,9 +717,10 @@ def table(stem:str, results:list[Result])->str:
 def folder_table(folder:Path, wanted:list[str]):
     "Rows of scores for all notebooks of a folder, as they come"
     files = sorted(p for p in folder.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
-    width = max((len(clean(str(f.relative_to(folder)), 80)) for f in files), default=0)
+    def shown(f): return clean(" ".join(str(f.relative_to(folder)).splitlines()), 80)      # a row has one line, whatever its file is called
+    width = max((len(shown(f)) for f in files), default=0)
     for f in files:
-        name = f"{clean(str(f.relative_to(folder)), 80):<{width}}"
+        name = f"{shown(f):<{width}}"
         try: found = [s for s in look_at(f) if s in wanted]
         except NoNotebook as e:
             yield f"{name}  not graded: {str(e).removeprefix(clean(str(f), 200)).strip()}", None

@@ -349,8 +349,11 @@ def read_sealed(
         raise Damaged(f"{path} is damaged ({why}): {way_on}") from None
     if not isinstance(said, dict) or not said:
         raise Damaged(f"{path} is damaged (it holds {json.dumps(said)[:40]}, not an object with names): {way_on}")
+    sealed = "sha256" in said
     seal = said.pop("sha256", None)
-    if seal is not None and seal != _seal(said):
+    try: differs = sealed and seal != _seal(said)
+    except RecursionError: differs = True
+    if differs or not said:
         raise Damaged(f"{path} is damaged (it is not what was written, its sha256 differs): {way_on}")
     return said
 
@@ -411,12 +414,16 @@ def rebuilt_summary(
     scoring = []
     for stage in ("tokenizer", "base", "mid", "sft", "rl"):
         made, bpb, scored = (read_result(rdir, name) or {} for name in (stage, f"evaluate_{stage}", f"tasks_{stage}"))
-        if "seconds" in made: summary["seconds"][stage] = made["seconds"]
-        if "tokens" in made: summary["tokens"][stage] = made["tokens"]
-        summary["peak_rss_mb"] = max(summary["peak_rss_mb"], round(made.get("peak_rss_mb", 0)))
-        summary["bpb"] |= bpb.get("bpb", {})
-        scoring += [r["seconds"] for r in (bpb, scored) if "seconds" in r]
-        shown = {m: {k: v[k] for k in ("score", "n", "lo", "hi")} for m, v in scored.get("scores", {}).items()}
+        try:
+            if "seconds" in made: summary["seconds"][stage] = float(made["seconds"])
+            if "tokens" in made: summary["tokens"][stage] = int(made["tokens"])
+            summary["peak_rss_mb"] = max(summary["peak_rss_mb"], round(made.get("peak_rss_mb", 0)))
+            summary["bpb"] |= bpb.get("bpb", {})
+            scoring += [float(r["seconds"]) for r in (bpb, scored) if "seconds" in r]
+            shown = {m: {k: v[k] for k in ("score", "n", "lo", "hi")} for m, v in scored.get("scores", {}).items()}
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise Damaged(f"the results of {stage} in {Path(rdir)/'results'} do not have the form that this version writes: "
+                          f"remove those of this stage and run the same command again") from None
         if shown: summary["scores"][stage] = shown
     if scoring: summary["seconds"]["evaluate"] = sum(scoring)
     if summary["tokens"]: summary |= dict(params=_n_params(Path(rdir)), seed=read_settings(rdir).get("seed", 0))

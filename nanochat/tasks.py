@@ -111,7 +111,9 @@ class McHard(McEasy):
     def right(self, it:dict, text:str)->bool:
         "The last line is the letter; before it one sentence, not another letter"
         *before, last = [line.strip() for line in text.split("\n")]
-        return last == LETTERS[it["gold"]] and len(before) <= 1 and not set(before) & set(LETTERS)
+        if last != LETTERS[it["gold"]] or len(before) > 1: return False
+        # the article "A" is followed by a word; any other letter of its own is a second answer
+        return not before or bool(re.search("[a-z]{2}", before[0])) and not re.search(r"\b(?:[B-D]|A(?! [a-z]))\b", before[0])
 
 # %% ../nbs/19_tasks.ipynb #251ecd30
 class WhichLetter(Task):

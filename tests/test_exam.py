@@ -557,6 +557,11 @@ def test_no_constant_solves_a_problem(tasks):
         assert share < most
         assert not any(tasks[name].right(it, c) for c in said + lists for it in items)
 
+@pytest.mark.parametrize("before,fits", [("A fish lives in Wick.", True), ("Ben is a farmer.", True), ("The answer is B.", False), ("(B)", False), ("b", False), ("ABCD", False), ("B or A", False)])
+def test_a_letter_before_the_letter_is_a_second_answer(tasks, before, fits):
+    it = next(it for it in tasks["mc_hard"].test(50) if LETTERS[it["gold"]] == "A")
+    assert tasks["mc_hard"].right(it, f"{before}\nA") == fits
+
 def test_no_constant_spells(tasks):
     items = tasks["spelling"].test(300)
     one = sorted({it["answer"] for it in items})

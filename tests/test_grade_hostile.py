@@ -249,11 +249,13 @@ def test_hostile_files_among_a_class(tmp_path, capsys):
         solved_with(tmp_path/name, **code)
     (tmp_path/"dora\x1b[2J.ipynb").write_text("{")
     (tmp_path/"deep.ipynb").write_text("["*100_000)
+    (tmp_path/"eve\nzoe  15 _ 15.ipynb").write_text("{")
     assert grading.main(["--folder", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     rows = {l.split("/")[0].split(".")[0].strip(): l for l in out.splitlines()}
     assert "15 / 15" in rows["anna"] and "13 / 15" in rows["ben"] and "12 / 15" in rows["carl"]
-    assert "not a notebook" in rows["deep"] and "\x1b" not in out and out.count("not graded") == 2
+    assert "not a notebook" in rows["deep"] and "\x1b" not in out and out.count("not graded") == 3
+    assert not any(line.startswith("zoe") for line in out.splitlines()), "a row has one line, whatever its file is called"
 
 @pytest.mark.parametrize("stem", grading.stems())
 def test_helpers_carry_no_answers(stem):
