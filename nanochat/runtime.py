@@ -353,7 +353,7 @@ def read_sealed(
     seal = said.pop("sha256", None)
     try: differs = sealed and seal != _seal(said)
     except RecursionError: differs = True
-    if differs or not said:
+    if differs:
         raise Damaged(f"{path} is damaged (it is not what was written, its sha256 differs): {way_on}")
     return said
 
@@ -390,6 +390,7 @@ def read_settings(
         if left := _traces(rdir): raise Damaged(f"{path} is gone, and {left[0].relative_to(rdir)} was made by it: {way_on}")
         return {}
     settings = read_sealed(path, way_on+"; if the change was yours, take out its line sha256")
+    if not settings: raise Damaged(f"{path} is damaged (it holds no settings): {way_on}")
     for name, value in given.items():
         if value is not None and name in settings and settings[name] != value:
             raise UserError(f"run {rdir.name!r} was made with {name} {settings[name]}, now {value}: "
