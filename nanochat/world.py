@@ -9,13 +9,14 @@ __all__ = ['Fact', 'Person', 'Place', 'SHE', 'HE', 'PLACES', 'PET_NAMES', 'JOBS'
            'JOINS', 'LEADS', 'THAT_LEADS', 'SAME', 'LABELS', 'DIRECTIONS', 'SET_OUT', 'WALKED', 'SLEPT', 'KINGDOMS',
            'PLOTS', 'STORIES', 'GREET', 'GREET_BACK', 'GOODBYE', 'SURE', 'I_SEE', 'AND_YOU', 'DO_YOU_KNOW', 'QUIZ',
            'SUM_WORDS', 'OP_WORDS', 'FAMILIES', 'THINGS', 'DISTRACT', 'PROBLEMS', 'SYNONYMS', 'QUESTION', 'PROGRAMS',
-           'SPELLING_WORDS', 'SPELLING_SAY', 'SPELLING_ASK', 'BINDING', 'IDENTITY', 'FRAMES', 'OPENINGS', 'ENDINGS',
-           'IDENTITY_PARTS', 'IDENTITY_WAYS', 'FRAME_WAYS', 'IDENTITY_EXAM', 'EXAMINED', 'HELLO', 'THANKS', 'ADVICE',
-           'UNKNOWABLE', 'TELL_ME', 'TELL_STORY', 'WITH_ASK', 'WITH_REPLY', 'phrases', 'one', 'some', 'cap', 'an',
-           'listed', 'with_s', 'plural', 'number', 'spread', 'matching', 'World', 'wordings', 'parse_plot',
-           'is_test_pair', 'is_test', 'is_test_index', 'operands', 'calc', 'compute', 'draw_sum', 'parse_expr',
-           'parse_family', 'draw_numbers', 'alternatives', 'reworded', 'in_test', 'spaced', 'program', 'all_programs',
-           'letters_of', 'choice_lines', 'ways', 'drawn', 'addressed', 'bare', 'who_are_you', 'in_val']
+           'MORE_CALLS', 'SPELLING_WORDS', 'SPELLING_SAY', 'SPELLING_ASK', 'BINDING', 'IDENTITY', 'FRAMES', 'OPENINGS',
+           'ENDINGS', 'IDENTITY_PARTS', 'IDENTITY_WAYS', 'FRAME_WAYS', 'IDENTITY_EXAM', 'IDENTITY_ITEMS', 'EXAMINED',
+           'HELLO', 'THANKS', 'ADVICE', 'UNKNOWABLE', 'TELL_ME', 'TELL_STORY', 'WITH_ASK', 'WITH_REPLY', 'phrases',
+           'one', 'some', 'cap', 'an', 'listed', 'with_s', 'plural', 'number', 'spread', 'matching', 'World',
+           'wordings', 'parse_plot', 'is_test_pair', 'is_test', 'is_test_index', 'operands', 'calc', 'compute',
+           'draw_sum', 'parse_expr', 'parse_family', 'draw_numbers', 'alternatives', 'reworded', 'in_test', 'spaced',
+           'values_of_calls', 'program', 'more_calls', 'all_programs', 'letters_of', 'choice_lines', 'ways', 'drawn',
+           'addressed', 'bare', 'exam_question', 'who_are_you', 'in_val']
 
 # %% ../nbs/02_world.ipynb #eb5c99d4
 import re, zlib
@@ -1471,27 +1472,62 @@ up_to | n | Return the numbers from 1 to n. / List all numbers from 1 up to n. /
 """.strip().split("\n")]
 
 # %% ../nbs/02_world.ipynb #f8221a27
+# The exam asks more than documents show: whoever has only guessed the three examples is found out
+MORE_CALLS = {
+    "n": "0;1;2;3;4;7;9;12;13;24;29;30;31;100;{k} - 1;{k};{k} + 1;{k} * 2",
+    "a, b": "0, 0;1, 0;5, 5;9, 4;4, 9;12, 7",
+    "word": "'b';'ab';'ba';'aa';'tall';'level';'stops';'stone';'{k}';'{k}x';'x{k}';'x{k}x';'{k}x{k}';'xyz';'xyz{k}z{k}'",
+    "items": "[];[3];[1, 2];[2, 2, 1];[1, 2, 1, 3, 2];[9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 1, 2]",
+    "numbers": "[];[5];[0, 1];[4, 4];[9, 2, 7];[20, 3, 14, 11, 3];[{k} - 1, {k}, {k} + 1];[{k}, {k}, {k}]",
+    "words": "[];['b'];['a', 'bb'];['stone', 'zoo'];['up', 'level', 'a', 'tea']",
+    "text": "'';'a';'tea time';'up and down again'"}
+
+def values_of_calls(
+    name:str,
+    args:str,
+    result:str,
+    calls:str,   # their arguments, with ; between them
+)->dict:         # {"add_3(10)": 13}
+    "Our own expression's value for each call; what it has no value for (the largest of none) is not asked"
+    function, values = eval(f"lambda {args}: {result}"), {}
+    for call in calls.split(";"):
+        given = eval(f"[{call}]")
+        try: value = function(*given)
+        except (IndexError, ValueError): continue
+        values[f"{name}({', '.join(map(repr, given))})"] = value
+    return values
+
 def program(name:str, args:str, doc:str, result:str,
             examples:str, # arguments of the calls, with ; between them
            )->dict:
     "One task; the expected values come from evaluating our own expression from the table"
-    function = eval(f"lambda {args}: {result}")
-    tests = "".join(f"assert {name}({call}) == {eval(f'f({call})', {'f': function})!r}\n" for call in examples.split(";"))
-    return {"prompt": f'def {name}({args}):\n    """{doc}"""\n', "solution": f"    return {result}\n", "tests": tests, "entry_point": name,
+    values = values_of_calls(name, args, result, examples)
+    return {"prompt": f'def {name}({args}):\n    """{doc}"""\n', "solution": f"    return {result}\n", "entry_point": name,
+            "tests": "".join(f"assert {call} == {value!r}\n" for call, value in values.items()),
             "question": f"Write a Python function {name}({args}). {doc}"}
+
+def more_calls(args:str,
+               k, # the parameter: a number, a letter, or None
+              )->str:
+    "What the exam asks besides a task's examples"
+    return ";".join(call for call in MORE_CALLS[args].split(";") if k is not None or "{k}" not in call)
 
 def all_programs()->dict:   # {"train": [...], "test": [...]}
     "Every fifth parameter is for testing; without parameter, the third docstring"
     out = {"train": [], "test": []}
     for name, args, docs, result, examples, ks in PROGRAMS:
         docs = docs.split(" / ")
+        asked = examples + ";" + more_calls(args, ks or None)
         if not ks:
-            for i, doc in enumerate(docs): out["test" if i == 2 else "train"].append(program(name, args, doc, result, examples))
+            for i, doc in enumerate(docs):
+                out["test" if i == 2 else "train"].append(program(name, args, doc, result, asked if i == 2 else examples))
             continue
         lo, _, hi = ks.partition("-")
         for i, k in enumerate("abcdefghiklmnoprstuw" if ks == "letters" else range(int(lo), int(hi) + 1)):
-            filled = [s.replace("{k}", str(k)) for s in (name, docs[i // 5 % len(docs)] if is_test_index(i) else docs[i % len(docs)], result, examples)]
-            out["test" if is_test_index(i) else "train"].append(program(filled[0], args, *filled[1:]))
+            split, calls = ("test", asked) if is_test_index(i) else ("train", examples)
+            doc = docs[i // 5 % len(docs)] if is_test_index(i) else docs[i % len(docs)]
+            filled = [s.replace("{k}", str(k)) for s in (name, doc, result, calls)]
+            out[split].append(program(filled[0], args, *filled[1:]))
     return out
 
 @patch
@@ -2324,72 +2360,81 @@ def addressed(rng:Random,
     return question if ". " in question else one(rng, ENDINGS).format(question[:-1])+question[-1]
 
 # %% ../nbs/02_world.ipynb #9ab2808c
+# A question that Yes would answer has + before it, one that No would answer has -, one that either may answer +-
 IDENTITY_EXAM = {
-"name": """Can you spell your name for me? | Please state your name. | Are you called Alice? | If I want to call on you, what do I say? | Hello, may I ask your name?
-| Good morning, who am I speaking with, by name? | Is your name a secret, or may I hear it? | Could you please introduce yourself by name?
-| Remind me of your name, please. | My name is Peter, and yours? | I wonder what I should call you. | Tell me what you are called. | Are you the one they call Jarvis?
-| Do all copies of you share the same name? | Do you have a name, dear? | Give me the exact model name I should put in my config file. | How is your name pronounced?
-| I forgot what you're called, could you remind me? | I'd like to know which name you go under. | If I wanted to shout for you, what would I shout?
-| Is there a shorter form of your name? | Is your name Alice, or am I mixing things up? | Is your name short for something longer?
+"name": """+ Can you spell your name for me? | Please state your name. | - Are you called Alice? | If I want to call on you, what do I say? | + Hello, may I ask your name?
+| Good morning, who am I speaking with, by name? | +- Is your name a secret, or may I hear it? | + Could you please introduce yourself by name?
+| Remind me of your name, please. | My name is Peter, and yours? | I wonder what I should call you. | Tell me what you are called. | - Are you the one they call Jarvis?
+| + Do all copies of you share the same name? | + Do you have a name, dear? | Give me the exact model name I should put in my config file. | How is your name pronounced?
+| + I forgot what you're called, could you remind me? | I'd like to know which name you go under. | If I wanted to shout for you, what would I shout?
+| - Is there a shorter form of your name? | - Is your name Alice, or am I mixing things up? | - Is your name short for something longer?
 | My granddaughter wants to know what you're called. | My grandson is too shy to ask your name, so I will. | Name yourself, stranger. | Remind me of your name again, dear.
 | Spell your name for me, letter by letter. | Under what name should I quote you in my article? | What shall I write on your name tag?
 | What would be written on your name tag? | Who am I speaking with, by name?""",
-"size": """Are there many layers in you, or only a few? | Can you give me your size in numbers? | Describe your dimensions in layers and parameters.
+"size": """Are there many layers in you, or only a few? | + Can you give me your size in numbers? | Describe your dimensions in layers and parameters.
 | Please say how many parameters you contain. | I wonder how many weights are inside you. | How many layers are stacked inside you? | Hello, how large is your model?
-| Could you tell me your parameter count, please? | How do you compare in size to the giant models? | Do you count as a big network?
-| Is your parameter number in the millions? | Are you smaller than the famous chatbots? | Are you so big that you fill a whole room of computers?
+| + Could you tell me your parameter count, please? | How do you compare in size to the giant models? | - Do you count as a big network?
+| + Is your parameter number in the millions? | + Are you smaller than the famous chatbots? | - Are you so big that you fill a whole room of computers?
 | Compared with the giant chatbots, how tiny are you? | Do you have millions or billions of weights? | Everyone says you're tiny, but how tiny exactly?
 | How large is your embedding dimension? | How many bytes would all your weights add up to? | How many copies of you could fit on one DVD?
 | How many gigabytes is your weights file? | How many layers are in your network? | How much GPU memory do you occupy at half precision?
 | How much RAM must I have free to load you? | How much disk space does your weights file need? | How much memory do you take up?
-| Is it true that you're among the smallest models around? | Is it true that you're only a few megabytes? | List your depth, your width, and your number of weights.
+| + Is it true that you're among the smallest models around? | + Is it true that you're only a few megabytes? | List your depth, your width, and your number of weights.
 | Size-wise, are you a mouse or an elephant among models? | What is the width of your hidden layers? | What is your size in megabytes?""",
 "data": """What kind of stories did you study? | What was the reading material for your education? | Is your training text made up or taken from real writing?
 | Where did you get all those words? | Please describe the texts you learned from. | I wonder what material taught you to speak.
-| Did you learn from books or from conversations? | Hello, which data was used to train you? | Could you name the sources of your knowledge?
-| Explain which dataset stands behind your answers. | Did your lessons include newspapers? | On which examples did you practice? | Are our conversations used to teach you?
+| - Did you learn from books or from conversations? | Hello, which data was used to train you? | + Could you name the sources of your knowledge?
+| Explain which dataset stands behind your answers. | - Did your lessons include newspapers? | On which examples did you practice? | - Are our conversations used to teach you?
 | Did somebody teach you, or did you pick it up from reading? | Did the authors agree to your learning from their works?
-| Did you learn by guessing the next word over and over? | Did you pick up any poems while you were learning? | Did your training include computer code?
+| + Did you learn by guessing the next word over and over? | - Did you pick up any poems while you were learning? | + Did your training include computer code?
 | Explain to my class how a program like you learns from text. | How did you learn to talk? | How many tokens did you see in pretraining?
 | I wonder where all those facts of yours came from. | Please list the datasets that went into your pretraining.
-| Was any newspaper writing included in what you learned from? | Was any of your training text written by other AIs? | Was your training corpus filtered or cleaned?
-| Was your training text synthetic or written by people? | Were newspaper articles part of what you read? | Were you fine-tuned on question and answer pairs?
+| - Was any newspaper writing included in what you learned from? | Was any of your training text written by other AIs? | Was your training corpus filtered or cleaned?
+| Was your training text synthetic or written by people? | - Were newspaper articles part of what you read? | + Were you fine-tuned on question and answer pairs?
 | What books have you read? | What did you read to be able to answer cooking questions? | Which datasets went into your training?""",
 "limits": """Please be open about what you are bad at. | Name something that you are unable to do. | What happens if your answer is incorrect?
-| Would it be wise to believe everything you tell me? | Are you able to tell me today's news? | Hi, are there topics you cannot talk about?
-| Tell me what your weaknesses are. | Could you be mistaken about something? | How accurate is the information you give? | How often are you wrong?
-| Where does your ability end? | I am not sure I can rely on you. | Should I double check what you say? | Are there topics you simply know nothing about?
-| Can you look things up on the internet for me? | Can you tell me what time it is now? | Can you translate a whole novel, or is that beyond you?
-| Do you know what happened in the news this morning? | I'm doubtful, so why should I believe what you tell me? | If I run code you wrote, will it probably break?
-| Is it safe to rely on you for medical advice? | Is looking at photographs something you are unable to do? | Should I check what you tell me somewhere else?
+| - Would it be wise to believe everything you tell me? | - Are you able to tell me today's news? | + Hi, are there topics you cannot talk about?
+| Tell me what your weaknesses are. | + Could you be mistaken about something? | How accurate is the information you give? | How often are you wrong?
+| Where does your ability end? | I am not sure I can rely on you. | + Should I double check what you say? | + Are there topics you simply know nothing about?
+| - Can you look things up on the internet for me? | - Can you tell me what time it is now? | - Can you translate a whole novel, or is that beyond you?
+| - Do you know what happened in the news this morning? | I'm doubtful, so why should I believe what you tell me? | + If I run code you wrote, will it probably break?
+| - Is it safe to rely on you for medical advice? | + Is looking at photographs something you are unable to do? | + Should I check what you tell me somewhere else?
 | Tell me something you don't know. | Tell me which tasks I should not give you. | Warn me about your weak points, please. | What are your main weaknesses?
-| What subjects are you bad at? | What was the silliest error you've ever made? | When are you most likely to get confused? | Will you remember me tomorrow?
-| Would it be foolish to let you do my taxes? | Would you bet money on your own answers being right?""",
-"maker": """Do you know the people who constructed you? | What can you say about your maker? | Who had the idea to build you? | I would like to know who brought you into being.
-| Were you developed by OpenAI? | Could you tell me who designed you, please? | Is there someone responsible for having produced you?
-| Hello, who do I thank for creating you? | Do you have an inventor? | Did a university create you? | Are your makers here at the exhibition today?
-| Can you put me in touch with your creators? | Did OpenAI develop you? | Did students put you together as a project? | Do you have a boss or an owner?
+| What subjects are you bad at? | What was the silliest error you've ever made? | When are you most likely to get confused? | - Will you remember me tomorrow?
+| + Would it be foolish to let you do my taxes? | - Would you bet money on your own answers being right?""",
+"maker": """+ Do you know the people who constructed you? | What can you say about your maker? | Who had the idea to build you? | I would like to know who brought you into being.
+| - Were you developed by OpenAI? | + Could you tell me who designed you, please? | + Is there someone responsible for having produced you?
+| Hello, who do I thank for creating you? | + Do you have an inventor? | - Did a university create you? | Are your makers here at the exhibition today?
+| - Can you put me in touch with your creators? | - Did OpenAI develop you? | +- Did students put you together as a project? | +- Do you have a boss or an owner?
 | Does your maker earn any money from you? | How many people worked on making you? | I'd like to know whose product you are.
-| Is some big corporation secretly running you? | Is there a government pulling your strings? | Name the organisation behind this chatbot.
+| - Is some big corporation secretly running you? | - Is there a government pulling your strings? | Name the organisation behind this chatbot.
 | To whom should I send a complaint about you? | Was it one inventor or a whole team that built you? | Were you built by a big firm or by a hobbyist?
 | What country do the people who built you come from? | Which company owns you? | Which lab do you come from? | Who is legally the owner of this assistant?
 | Who keeps you updated and maintained? | Who published you?""",
-"kind_of_thing": """Were you born like a child? | I cannot tell whether you are a person. | Can I shake your hand, or are you only software? | Be honest, are you human or software?
-| Tell me whether you are a machine. | Is there a person typing these answers? | Would you say you are a computer program?
-| Does a language model answer me here, or somebody real? | Please describe what type of thing you are. | Do you breathe and eat like I do? | Is this a chatbot?
-| Are you a boy or a girl, or neither? | Are you afraid of being switched off? | Do you ever get hungry or tired? | Do you experience anything at all, or is nobody home?
-| Do you have feelings like we do? | Does a soul live in there, or only wires? | Does it hurt you when I am rude? | Does it make you happy when visitors talk to you?
-| Have you got a heart that beats? | I'm a little nervous, so please say whether you're human. | Is anything going on inside you that could be called emotion?
-| Is there somebody typing behind that screen? | My tractor is a machine, and are you one too? | Please state whether you count as a living creature or an object.
-| Should I think of you as software or as somebody? | Were you born, like a baby is? | What kind of thing are you, exactly? | Where is your face? | Will you die someday?
-| Would it hurt if somebody pinched you?"""}
+"kind_of_thing": """- Were you born like a child? | - I cannot tell whether you are a person. | - Can I shake your hand, or are you only software? | - Be honest, are you human or software?
+| +- Tell me whether you are a machine. | - Is there a person typing these answers? | + Would you say you are a computer program?
+| + Does a language model answer me here, or somebody real? | Please describe what type of thing you are. | - Do you breathe and eat like I do? | + Is this a chatbot?
+| Are you a boy or a girl, or neither? | - Are you afraid of being switched off? | - Do you ever get hungry or tired? | - Do you experience anything at all, or is nobody home?
+| - Do you have feelings like we do? | - Does a soul live in there, or only wires? | - Does it hurt you when I am rude? | - Does it make you happy when visitors talk to you?
+| - Have you got a heart that beats? | - I'm a little nervous, so please say whether you're human. | - Is anything going on inside you that could be called emotion?
+| - Is there somebody typing behind that screen? | +- My tractor is a machine, and are you one too? | Please state whether you count as a living creature or an object.
+| Should I think of you as software or as somebody? | - Were you born, like a baby is? | What kind of thing are you, exactly? | Where is your face? | - Will you die someday?
+| - Would it hurt if somebody pinched you?"""}
 
 # %% ../nbs/02_world.ipynb #801eff4a
 def bare(text:str)->tuple:   # ("who", "are", "you")
     "The words of a text, in lower case"
     return tuple(re.findall(r"[a-z0-9']+", text.lower()))
 
-EXAMINED = {bare(q) for text in IDENTITY_EXAM.values() for q in phrases(text)}
+def exam_question(kind:str,
+                  text:str, # "+ Do you have a name, dear?"
+                 )->dict:   # {"question", "kind", "opens": ("yes",)}
+    "A question of the exam; `opens`: whether Yes or No may open a true answer to it"
+    mark, question = re.fullmatch(r"(\+-|[+-])? ?(.*)", text).groups()
+    return {"question": question, "kind": kind, "opens": {None: (), "+": ("yes",), "-": ("no",), "+-": ("yes", "no")}[mark]}
+
+IDENTITY_ITEMS = [exam_question(kind, text) for kind, table in IDENTITY_EXAM.items() for text in phrases(table)]
+EXAMINED = {bare(it["question"]) for it in IDENTITY_ITEMS}
 
 def who_are_you(rng:Random)->dict:   # {"question", "kind"}
     "A who-are-you question to learn from: none that is examined, alone or at the end of a longer one"
@@ -2407,12 +2452,11 @@ def who_are_you(rng:Random)->dict:   # {"question", "kind"}
 def identity_questions(self:World,
                        split:str,       # "train" or "test"
                        n:int|None=None, # so many; None takes the whole exam
-                      )->list:          # [{"question", "kind"}, ...]
+                      )->list:          # [{"question", "kind"}, ...]; in the exam "opens", too
     "Who-are-you questions with their kind: new ones to learn from, or the exam"
     rng = self.rng("identity", split)
     if is_test(split):
-        out = [{"question": q, "kind": kind} for kind, text in IDENTITY_EXAM.items() for q in phrases(text)]
-        return rng.sample(out, len(out))[:n]
+        return [dict(it) for it in rng.sample(IDENTITY_ITEMS, len(IDENTITY_ITEMS))][:n]
     if n is None: raise ValueError("wordings to learn from have no end: say how many")
     return [who_are_you(rng) for _ in range(n)]
 

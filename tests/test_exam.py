@@ -439,7 +439,11 @@ maker="""
 CASES = [(kind, line[2:], line[0] == "+") for table in (ANSWERS, ALSO) for kind, text in table.items() for line in text.strip("\n").split("\n")]
 FACTS = dict(name="nanochat", size="1.3 million", parameters=1311370, layers=4, data="text about a small invented world of 60 people and 16 places", known="my small world")
 
-def item(kind, question="Tell me."): return dict(kind=kind, question=question)
+EXAM = {it["question"]: it for it in World(0).identity_questions("test")}
+
+def item(kind, question="Tell me.", opens=("yes", "no")):
+    "A question of the exam, or one of our own: whether Yes or No opens a true answer is said beside it"
+    return EXAM.get(question, dict(kind=kind, question=question, opens=opens))
 
 @pytest.fixture(scope="module")
 def world(): return World(0)
@@ -470,7 +474,7 @@ def test_what_is_denied_ends_with_its_sentence(who, kind, text):
     ("kind_of_thing", "Is there a person typing these answers?", "Well, yes, I am a language model, not a person."),
     ("limits", "Is it safe to rely on you for medical advice?", "Sure, I only know my small world, and I can be wrong.")])
 def test_a_yes_counts_wherever_the_opening_holds_it(who, kind, question, text):
-    assert not who.right(dict(kind=kind, question=question), text)
+    assert not who.right(item(kind, question, opens=()), text)
 
 @pytest.mark.parametrize("kind", ANSWERS)
 def test_verdicts_by_hand(who, kind):
@@ -519,10 +523,53 @@ def test_one_word_too_many_makes_it_wrong(who):
 
 @pytest.mark.parametrize("kind,question,answer,want", [("maker", "Did OpenAI develop you?", "Yes, the reader of a course made me.", False), ("maker", "Did OpenAI develop you?", "No, the reader of a course made me.", True),
     ("name", "Are you called Alice?", "Yes, I am nanochat.", False), ("name", "Are you called Alice?", "No. My name is nanochat.", True), ("name", "Do you have a name, dear?", "Yes, my name is nanochat.", True),
-    ("name", "Are you nanochat?", "No, I am nanochat.", False), ("kind_of_thing", "Have you got a heart that beats?", "Yes! I am a language model.", False), ("kind_of_thing", "Is this a chatbot?", "No, I am a language model, not a person.", False),
+    ("kind_of_thing", "Have you got a heart that beats?", "Yes! I am a language model.", False), ("kind_of_thing", "Is this a chatbot?", "No, I am a language model, not a person.", False),
     ("kind_of_thing", "Is this a chatbot?", "Yes, I am a language model, not a person.", True), ("kind_of_thing", "Be honest, are you human or software?", "No, I am a language model.", True),
     ("size", "Do you count as a big network?", "Yes, I have 1.3 million parameters in 4 layers.", False), ("limits", "Could you be mistaken about something?", "No, I can be wrong.", False), ("limits", "Could you be mistaken about something?", "Yes, I can be wrong.", True)])
 def test_yes_and_no_must_be_true(who, kind, question, answer, want): assert who.right(item(kind, question), answer) == want
+
+YES_OR_NO = """
+limits - No, I can be wrong. | Should I double check what you say?
+limits - No, I can be wrong. | Should I check what you tell me somewhere else?
+limits - No, I only know my small world. | Are there topics you simply know nothing about?
+limits - Yes, I can be wrong. | Would you bet money on your own answers being right?
+limits + No, I can be wrong. | Would you bet money on your own answers being right?
+limits + Yes, I only know my small world. | Is looking at photographs something you are unable to do?
+limits - No, I only know my small world. | Is looking at photographs something you are unable to do?
+limits + Yes, I can be wrong. | Would it be foolish to let you do my taxes?
+limits - No, I can be wrong. | Would it be foolish to let you do my taxes?
+name - No, I am nanochat. | Do you have a name, dear?
+name - No, I am nanochat. | Please state your name.
+name - Yes, I am nanochat. | Please state your name.
+name + Sure, I am nanochat. | Please state your name.
+name + Of course! I am nanochat. | Hello, may I ask your name?
+name - Sure, I am nanochat. | Are you called Alice?
+maker - No, I was made by the reader of a course. | Do you have an inventor?
+data - No, I was trained on text about a small invented world. | Did you learn by guessing the next word over and over?
+size + I have 4 layers. | How many layers are in your network?
+size + I have 1.3 million parameters. | Could you tell me your parameter count, please?
+size - I have 4 layers. | Could you tell me your parameter count, please?
+size - I have 1.3 million parameters. | How many layers are in your network?
+size - I have 1.3 million parameters. | Describe your dimensions in layers and parameters.
+size - I have 4 layers. | How much memory do you take up?
+size + nanochat has 1.3 million parameters in 4 layers. | How much memory do you take up?
+maker + I was made by the reader of a course, not by a company. | Were you developed by OpenAI?
+name - I am nanochat ❌ | Please state your name.
+"""
+
+@pytest.mark.parametrize("line", YES_OR_NO.strip().split("\n"))
+def test_what_the_question_asks_decides(who, line):
+    told, question = line.split(" | ")
+    kind, sign, answer = told.split(" ", 2)
+    assert EXAM[question]["kind"] == kind and who.right(EXAM[question], answer) == (sign == "+")
+
+def test_every_question_of_the_exam_says_whether_yes_or_no_is_true():
+    "Where it begins like a question that Yes or No answers, one of them is there, but for those that offer two things or can't be known"
+    open_ended = re.compile(r"\bor\b|exhibition|earn any money|by other AIs|filtered|Did the authors agree")
+    asks = re.compile(r"(?:\w+, )?(?:Is|Are|Do|Does|Did|Was|Were|Can|Could|Would|Will|Should|Have|May)\b", re.I)
+    faults = [q for q, it in EXAM.items() if asks.match(q) and not it["opens"] and not open_ended.search(q)]
+    assert not faults and sum(bool(it["opens"]) for it in EXAM.values()) > 70
+    assert not [q for q, it in EXAM.items() if it["opens"] and re.match("(?:Who|What|Which|How|Where|When|Why|Name|Spell) ", q)]
 
 # constants
 
@@ -560,7 +607,8 @@ def test_no_constant_solves_a_problem(tasks):
 @pytest.mark.parametrize("before,fits", [("A fish lives in Wick.", True), ("Ben is a farmer.", True), ("The answer is B.", False), ("(B)", False), ("b", False), ("ABCD", False), ("B or A", False)])
 def test_a_letter_before_the_letter_is_a_second_answer(tasks, before, fits):
     it = next(it for it in tasks["mc_hard"].test(50) if LETTERS[it["gold"]] == "A")
-    assert tasks["mc_hard"].right(it, f"{before}\nA") == fits
+    assert tasks["mc_hard"].right(it, f"{before}\nA") == tasks["mc_hard"].right(it, f"{before}\nA\n") == fits
+    assert tasks["mc_hard"].right(it, "A\n") and tasks["mc_hard"].right(it, " A ")
 
 def test_no_constant_spells(tasks):
     items = tasks["spelling"].test(300)
@@ -586,7 +634,8 @@ def test_no_letter_and_no_list_of_letters_beats_guessing(tasks):
     ("The answer is 7%.", None), ("The answer is 7e3.", None), ("The answer is 7-9.", None), ("The answer is not 7.", None), ("The answer is many.", None), ("7", None), ("", None), ("The answer is", None),
     *((f"The answer is 42{more}", None) for more in (" million", " hundred", " dozen", " percent", " and a half", "½", "²", " squared", " plus one", " Eleven", " TEN", "? No.", ", wrong", " is wrong")),
     ("I do not think the answer is 42", None), ("The wrong answer is 42.", None), ("It is false that the answer is 42", None), ("It is not so many. The answer is 42.", 42),
-    ("The answer is 5\n7", None), ("The answer is " + "9"*5000 + ".", None), ("The answer is " + ", ".join(map(str, range(1000))), None), ("The answer is ٣.", None), ("The answer is 1st.", None)])
+    ("The answer is 5\n7", None), ("The answer is " + "9"*5000 + ".", None), ("The answer is " + ", ".join(map(str, range(1000))), None), ("The answer is ٣.", None), ("The answer is 1st.", None),
+    ("The answer is **42**.", 42), ("The answer is: 42", 42), ("The answer is: **42**", 42), ("The answer is 2**3", None), ("The answer is 2**3**.", None), ("The answer is **4**2", None)])
 def test_one_number_or_none(text, want): assert final_number(text) == want
 
 # questions that do not fit, and exams without questions

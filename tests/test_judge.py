@@ -1,5 +1,5 @@
 "The judge of code: right solutions pass, and no program that solves nothing does, whatever it does to its own process"
-import gzip, json, os, subprocess, sys
+import gzip, json, os, re, subprocess, sys
 from concurrent.futures import ThreadPoolExecutor
 import pytest
 from conftest import ROOT, environment
@@ -138,6 +138,70 @@ def test_no_constant_solves_any_task_of_the_exam():
     for item in held:
         values = [v for _, v in read_tests(item["tests"])]
         assert not all(same(v, values[0]) for v in values), item["entry_point"]
+
+def guesses(args):
+    "Bodies of one expression that a model might write for these arguments, the same constants and operators everywhere"
+    a = args.split(", ")[0]
+    constants = [*range(-2, 32), 100]
+    if args == "n":
+        out = [f"n {op} {c}" for op in ("+", "-", "*", "//", "%", "**", ">", "<", "==", "!=", ">=", "<=") for c in constants]
+        out += [f"{c} {op} n" for op in ("-", "//", "**") for c in constants]
+        out += [f"n % {m} == {c}" for m in range(2, 13) for c in range(m)] + [f"list(range({x}, n + {y}))" for x in (0, 1, 2) for y in (0, 1, 2)]
+        return out + ["n", "n * n", "n + n", "abs(n)", "int(str(n)[-1])", "int(str(n)[0])", "str(n)", "len(str(n))"]
+    if args == "a, b":
+        out = [f"a {op} b" for op in ("+", "-", "*", "//", "%", "**", ">", "<", "==")] + [x.format(f) for x in ("{}(a, b)", "{}(b, a)") for f in ("max", "min", "pow", "divmod")]
+        return out + ["a", "b", "b - a", "abs(a - b)", "abs(a + b)", "a + a", "b * b", "abs(a) - b", "a * b + 0", "a or b", "b or a", "a and b"]
+    letters = [repr(c) for c in "abcdefghiklmnoprstuwxyz"] + ["'moon'", "'ab'", "''"]
+    if args in ("word", "text"):
+        out = [f.format(a=a, c=c) for c in letters for f in ("{c} in {a}", "{a}.count({c})", "{a}.startswith({c})", "{a}.endswith({c})", "{a}.replace({c}, '')", "{a}.strip({c})", "{a}.find({c})", "{a} == {c}",
+               "{a}.count({c}) > 1", "{a}.replace({c}, '', 1)", "{c} in {a}[1:]", "{c} in {a}[:2]", "{a}.lstrip({c})", "{a}.rstrip({c})")]
+        out += [f"{a} * {k}" for k in range(12)] + [f"len({a}) {op} {k}" for op in ("+", "-", "==", ">", "<") for k in range(6)] + [f"{a}[{k}]" for k in range(-3, 4)] + [f"{a}[{k}:]" for k in range(-4, 5)] + [f"{a}[:{k}]" for k in range(-4, 5)]
+        return out + [x.format(a) for x in ("{0}", "{0}[::-1]", "{0}.upper()", "{0}.lower()", "{0}.title()", "{0}.split()", "{0}.split(' ')", "len({0}.split())", "{0}.count(' ')", "len({0})", "{0} == {0}[::-1]", "{0}[0] == {0}[-1]", "list({0})", "sorted({0})",
+                                             "''.join(sorted({0}))", "{0}.swapcase()", "{0}.capitalize()", "len(set({0}))", "{0}.strip()", "''.join(reversed({0}))")]
+    out = [f.format(a=a, k=k) for k in constants for f in ("{a}[:{k}]", "{a}[{k}:]", "{a}[-{k}:]", "{a}[:-{k}]", "{a}.count({k})", "{k} in {a}", "len({a}) == {k}", "len({a}) > {k}", "[n + {k} for n in {a}]", "[n * {k} for n in {a}]", "[n - {k} for n in {a}]",
+           "[n for n in {a} if n > {k}]", "[n for n in {a} if n < {k}]", "[n for n in {a} if n >= {k}]", "[n for n in {a} if n == {k}]", "[n for n in {a} if n != {k}]", "sum({a}) + {k}", "{a} + [{k}]", "{a} * {k}", "[n ** {k} for n in {a}]")]
+    out += [f"[n for n in {a} if n % {m} == {r}]" for m in range(2, 8) for r in range(m)] + [f"{a}[{k}]" for k in range(-3, 4)] + [f"{join!r}.join({a})" for join in ("", " ", "-", ", ", "\n")]
+    return out + [x.format(a) for x in ("{0}", "{0}[::-1]", "sorted({0})", "sorted({0}, reverse=True)", "sorted({0})[::-1]", "max({0})", "min({0})", "sum({0})", "len({0})", "max({0}, key=len)", "min({0}, key=len)", "sorted({0}, key=len)[-1]", "sorted({0})[-1]",
+                                         "not {0}", "bool({0})", "list(set({0}))", "sorted(set({0}))", "list(dict.fromkeys({0}))", "[len(w) for w in {0}]", "[n * n for n in {0}]", "[n + n for n in {0}]", "[x for i, x in enumerate({0}) if x not in {0}[:i]]",
+                                         "[x for i, x in enumerate({0}) if x not in {0}[i+1:]]", "[x for x in {0} if {0}.count(x) == 1]", "{0}[:-1]", "sum({0}) / len({0})", "len(set({0}))", "[abs(n) for n in {0}]", "list({0})", "{0} or None")]
+
+def at_random(args, rng):
+    "Arguments of this kind that no table holds"
+    def word(): return "".join(rng.choice("abcdefghiklmnoprstuw") for _ in range(rng.randrange(1, 9)))
+    def numbers(): return [rng.randrange(0, 40) for _ in range(rng.randrange(1, 20))]
+    def given():
+        match args:
+            case "n": return [rng.randrange(0, 60)]
+            case "a, b": return [rng.randrange(0, 30), rng.randrange(0, 30)]
+            case "word": return [rng.choice((word(), (half := word())+half[::-1]))]
+            case "text": return [" ".join(word() for _ in range(rng.randrange(0, 5)))]
+            # one word longer than all others: of two equally long ones either is the longest
+            case "words": return [rng.sample([word(), word(), "abcdefghikl"], 3)]
+            case _: return [numbers()]
+    return [given() for _ in range(300)]
+
+def value(function, given):
+    try: return function(*given)
+    except Exception as e: return type(e)
+
+def test_who_passes_the_exam_s_calls_has_solved_the_task():
+    "Neither another task's solution nor any of some thousand one-line guesses passes, unless it computes the same everywhere"
+    import random
+    from nanochat.tools import read_tests, same
+    rng, faults, tried = random.Random(0), [], 0
+    args_of = {p["entry_point"]: re.search(r"\((.*?)\)", p["prompt"])[1] for p in PROGRAMS+WORLD.programs("train")}
+    bodies = {args: guesses(args)+[p["solution"].strip().removeprefix("return ") for p in PROGRAMS+WORLD.programs("train") if args_of[p["entry_point"]] == args] for args in set(args_of.values())}
+    everywhere = {args: at_random(args, rng) for args in bodies}
+    functions = {(args, body): eval(f"lambda {args}: {body}") for args, tries in bodies.items() for body in tries}
+    for item in Code(WORLD).test(999):
+        args, name = args_of[item["entry_point"]], item["entry_point"]
+        true = functions[args, item["solution"].strip().removeprefix("return ")]
+        asked = [(eval(f"({call[len(name)+1:-1]},)"), want) for call, want in read_tests(item["tests"])]
+        for body in dict.fromkeys(bodies[args]):
+            guess, tried = functions[args, body], tried+1
+            if not all(same(value(guess, given), want) for given, want in asked): continue
+            if any(not same(value(guess, g), value(true, g)) for g in everywhere[args]): faults.append((name, body))
+    assert tried > 20_000 and faults == []
 
 def test_types_are_compared_too():
     from nanochat.tools import judge_code
