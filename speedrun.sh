@@ -229,9 +229,11 @@ of_run()   { RUN=$(house find "$RUN"); }
 
 lock() {   # held by this shell as an open file: the kernel lets go of it when the job ends, however it ends. Steps get a token (chapter 00)
   local token
-  mkdir -p -- "$RUN_DIR" 2>/dev/null && { exec 9>>"$RUN_DIR/.lock"; } 2>/dev/null || die "$RUN_DIR can't be written: set NANOCHAT_BASE_DIR to a folder that can"
+  [ ! -L "$RUN_DIR/.lock" ] || die "$RUN_DIR/.lock is a link, where a file belongs: remove it and run the same command again"
+  # the folder is locked, too: who removes the lock file of a running job lets nobody in
+  mkdir -p -- "$RUN_DIR" 2>/dev/null && { exec 9>>"$RUN_DIR/.lock" 8<"$RUN_DIR"; } 2>/dev/null || die "$RUN_DIR can't be written: set NANOCHAT_BASE_DIR to a folder that can"
   token=$(house lock "$RUN" $$)
-  export NANOCHAT_LOCK=$RUN:$token
+  export NANOCHAT_LOCK; NANOCHAT_LOCK=$(cd "$RUN_DIR" && pwd -P):$token
   house mend "$RUN"
 }
 
@@ -240,12 +242,12 @@ say()    { printf '%s\n' "$*" >&2; }
 die()    { say "error: $*"; exit 1; }
 misuse() { say "error: $*; \`bash speedrun.sh help\` lists doors and options"; exit 2; }
 clock()  { printf '%d:%02d' $(($1/60)) $(($1%60)); }
-nano()   { local module=$1; shift; "$PY" -m "nanochat.$module" "$@" 9>&-; }    # the lock is this shell's alone: 9 is not handed down
+nano()   { local module=$1; shift; "$PY" -m "nanochat.$module" "$@" 8<&- 9>&-; }    # the locks are this shell's alone, and are not handed down
 house()  { "$PY" -c "$HOUSE" "$@"; }
 
 # Everything that must answer at once, before torch is loaded or even installed: names, locks, and whether the work of a step is whole.
 IFS= read -r -d '' HOUSE <<'PY' || true
-import ast, fcntl, hashlib, json, os, re, secrets, shutil, signal, sys, time
+import ast, contextlib, fcntl, hashlib, json, os, re, secrets, shutil, signal, sys, time
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -275,6 +277,7 @@ def sealed(file):
     try: differs = sealed and seal != hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
     except RecursionError: differs = True
     if differs: raise ValueError("it is not what was written, its sha256 differs")
+    if said.get("result", file.stem) != file.stem: raise ValueError(f"it is the result {said['result']!r}")
     return said
 
 def traces(run):
@@ -347,6 +350,12 @@ def taken(file, how, tries=1):
         except OSError: return False                   # a file system without locks
         else: return False
 
+@contextlib.contextmanager
+def opened_folder(d):
+    fd = os.open(d, os.O_RDONLY)
+    try: yield fd
+    finally: os.close(fd)
+
 def busy(run):
     "Who works on a run, in words, or None: the job that holds it, or a step that has outlived its job"
     d = path(run)
@@ -355,18 +364,22 @@ def busy(run):
             with open(file) as f:
                 if taken(f, how): return f"{words} {named(file)}"
         except OSError: pass
+    try:
+        with opened_folder(d) as folder:
+            if taken(folder, fcntl.LOCK_SH): return "in use by a process (its lock file was removed)"
+    except OSError: pass
 
-def hold(run, lock, workers):
-    "Take both locks of a run for a moment, or say who has them"
+def hold(run, lock, folder, workers):
+    "Take all locks of a run for a moment, or say who has them"
     d = path(run)
-    if taken(lock, fcntl.LOCK_EX, tries=5): fail(f"run {run!r} is in use by process {named(d/'.lock')}: wait for it, or give this one another --run name")
+    if taken(lock, fcntl.LOCK_EX, tries=5) or taken(folder, fcntl.LOCK_EX, tries=5): fail(f"run {run!r} is in use by process {named(d/'.lock')}: wait for it, or give this one another --run name")
     if taken(workers, fcntl.LOCK_EX, tries=5):
         fail(f"run {run!r}: the job that held it has ended, and its last step, process {named(d/'.workers')}, is still running: wait for it, or end it")
 
 def lock(run, pid):
-    "Hold a run through file 9 of the shell; prints the token that lets its steps in"
+    "Hold a run through files 9 and 8 of the shell; prints the token that lets its steps in"
     with open(path(run)/".workers", "a") as workers:
-        hold(run, 9, workers)
+        hold(run, 9, 8, workers)
         token = secrets.token_hex(16)
         os.ftruncate(9, 0)
         os.write(9, f"{pid} {token}".encode())
@@ -474,8 +487,8 @@ def clean(run):
     d = Path(path(run))
     if not d.is_dir() or d.is_symlink(): fail(f"no run named {run!r} in {RUNS}: `bash speedrun.sh runs` lists them")
     try:
-        with open(d/".lock", "a") as lock, open(d/".workers", "a") as workers:
-            hold(run, lock, workers)
+        with open(d/".lock", "a") as lock, open(d/".workers", "a") as workers, opened_folder(d) as folder:
+            hold(run, lock, folder, workers)
             gone = RUNS/f".{run}.{os.getpid()}"
             d.rename(gone)                            # out of sight in one move, so that no half of a run is ever found
             shutil.rmtree(gone)

@@ -15,8 +15,8 @@ each file; the judge, which holds the grader and never runs a student's code; an
 (wire.py). Whatever the notebook does to its own process (exit, patches, objects that equal everything,
 forged messages) costs its own points and nothing else. With all levels of isolation on (see chapter 17) it
 reads no grader, solution or other file of yours, changes no file, reaches no network and no socket of
-yours, meets hard limits of time, of disk, and of memory for each of its processes (not for all of them
-together), and leaves no process behind. With fewer levels (the first line of output says which
+yours, meets hard limits of time, of disk and of memory (each process by the kernel; all of them together are looked
+at every quarter of a second), and leaves no process behind. With fewer levels (the first line of output says which
 are off) it has your rights as far as they go, and nothing can keep it from reading the grader: then grade
 only files that you would run yourself. Helpers that a grader runs beside an answer (@in_child: counting
 writes, watching memory) are advisory: code that takes the trouble to find and replace them can deceive
@@ -45,6 +45,7 @@ CHECK_SECONDS = setting("NANOCHAT_CHECK_SECONDS", float("inf"))  # for a check, 
 FILE_SECONDS = setting("NANOCHAT_FILE_SECONDS", 300)             # for a whole file
 START_SECONDS = 60                                               # for the student's process to start
 MOST_BYTES, MOST_FILES = 256 << 20, 5000                         # of a notebook's private folder
+MOST_NOTEBOOK = 8 << 20                                          # bytes of a notebook: reading it takes 25 times as many
 LEVELS = ("process", "limits", "namespace", "mounts", "files", "syscalls")   # of isolation, as in chapter 17
 
 @dataclass
@@ -152,8 +153,9 @@ def shorten(text:str, most:int)->str:
     if len(text) <= most: return text
     return re.sub(r"\s*\S*$", "", text[:most+1])[:most] + " …" if " " in text[:most] else text[:most]+"…"
 
-# Control characters, marks that turn the direction of writing, halves of characters
-UNSEEN = "[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+# Control characters, marks that turn the direction of writing or have no width, halves of characters
+UNSEEN = ("[\x00-\x09\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028\u2029\u202a-\u202e\u2060-\u2069\ufeff"
+          "\ud800-\udfff\U000e0000-\U000e007f]")
 
 def clean(text:str, most:int=1500)->str:
     "A text without what moves a terminal's cursor or turns its writing round"
@@ -377,7 +379,7 @@ class Student:
             self.look_at_folder()
             if not select.select([self.results], [], [], min(.5, max(0, until-time.monotonic())))[0]: continue
             more = os.read(self.results, 1 << 20)
-            if not more: raise Gone("your code ended its whole process")
+            if not more: raise Gone(self.ending())
             self.buffer += more
         size = int.from_bytes(self.buffer[:4], "big")
         raw, self.buffer = self.buffer[4:4+size], self.buffer[4+size:]
@@ -385,6 +387,13 @@ class Student:
         except (ValueError, RecursionError): message = None
         if type(message) is not dict: raise Broken("what came from your code's process is no message")
         return message
+
+    def ending(self)->str:
+        "Why nothing more will come"
+        with suppress(subprocess.TimeoutExpired):
+            if self.process.wait(5) == wire.TOO_MUCH_MEMORY:
+                return f"your code took more than {wire.MOST_MEMORY >> 20} MB of memory, with all that it started"
+        return "your code ended its whole process"
 
     def look_at_folder(self)->None:
         "Twice a second: is the private folder still small?"
@@ -640,7 +649,9 @@ def look_at(path:Path, stem:str|None=None)->list[str]:
     try:
         if not path.exists(): raise NoNotebook(f"no notebook {shown}")
         if path.is_dir(): raise NoNotebook(f"{shown} is a folder: give a notebook, or --folder for all in it")
-        if not path.is_file() or path.stat().st_size > MOST_BYTES: raise ValueError
+        if not path.is_file(): raise ValueError
+        if path.stat().st_size > MOST_NOTEBOOK:
+            raise NoNotebook(f"{shown} is larger than {MOST_NOTEBOOK >> 20} MB: clear its outputs and save it again")
         found = [s for _, source in code_cells(path) for s, _ in GRADE_CALL.findall(source)]
     except OSError as e: raise NoNotebook(f"{shown} can't be read: {e.strerror}") from None
     except NoNotebook: raise

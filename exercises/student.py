@@ -176,9 +176,10 @@ def keep(order:dict, lifeline:int, results:int)->None:
         os._exit(0)
     os.close(0)
     os.close(results)
-    gone = False
-    while not gone and not select.select([lifeline], [], [], .05)[0]:
-        gone = os.waitpid(notebook, os.WNOHANG)[0] != 0
+    gone, ticks, too_much = False, 0, False
+    while not gone and not too_much and not select.select([lifeline], [], [], .05)[0]:
+        gone, ticks = os.waitpid(notebook, os.WNOHANG)[0] != 0, ticks+1
+        too_much = ticks % 5 == 0 and memory_below(os.getpid()) > wire.MOST_MEMORY
     for number in (notebook, -notebook):             # a namespace ends with its first process
         with suppress(OSError): os.kill(number, signal.SIGKILL)
     while left := children():                        # without a namespace, what is left has become our child
@@ -187,11 +188,23 @@ def keep(order:dict, lifeline:int, results:int)->None:
         with suppress(OSError): os.waitpid(-1, os.WNOHANG)
         time.sleep(.005)
     with suppress(OSError): remove(order["folder"])
+    if too_much: os._exit(wire.TOO_MUCH_MEMORY)
 
-def children()->list[int]:
-    "Numbers of this process's children that are still there"
-    try: return [int(n) for n in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
-    except OSError: return []
+def children(of:int|None=None)->list[int]:
+    "Numbers of a process's children that are still there; default: of this one"
+    found = []
+    for task in Path(f"/proc/{of or os.getpid()}/task").glob("*/children"):
+        with suppress(OSError): found += [int(n) for n in task.read_text().split()]
+    return found
+
+def memory_below(number:int)->int:
+    "Bytes of memory that all descendants of a process take; what several of them share counts once for each"
+    total, waiting = 0, children(number)
+    for child in waiting:
+        waiting += children(child)
+        with suppress(OSError, IndexError, ValueError):
+            total += int(Path(f"/proc/{child}/statm").read_text().split()[1])*os.sysconf("SC_PAGE_SIZE")
+    return total
 
 # ---- the notebook ----
 

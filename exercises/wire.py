@@ -14,6 +14,8 @@ from itertools import islice
 
 MOST_BYTES = 16 << 20       # of one message
 MOST_ITEMS = 1_000_000      # of one iterator
+MOST_MEMORY = 3 << 30       # of a notebook with all that it starts
+TOO_MUCH_MEMORY = 7         # the keeper's exit status where they took more
 
 class NotData(TypeError):
     "A value that can't leave the student's process"

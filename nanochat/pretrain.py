@@ -22,7 +22,7 @@ from .loader import Lanes, batches, encode_arrays, prefetch
 from .loss import step_count
 from .runtime import (Log, UserError, atomic_write, checkpoints, end_dist, friendly, init_dist, keep_memory, last_checkpoint, peak_flops, peak_rss_mb,
                               pick_device, pick_dtype, print0, progress, provenance, prune_checkpoints, rank, read_result, read_settings, run_dir, run_lock, save_result, seed_all,
-                              update_summary, world_size, write_checked)
+                              update_summary, world_size, write_checked, write_sealed)
 from .scaling import config_for, micro_batches, open_run
 from .tokenizer import Tokenizer, train_tokenizer
 
@@ -250,7 +250,7 @@ def settle_steps(
     if n == b["steps"]: return s
     print0(f"base: {n} steps, not {b['steps']}: they read this folder's text {b['epochs']} times, and more would learn it by heart (another --run with --num_iterations decides for itself)")
     settled = lambda kept: dict(kept, base={**{k: v for k, v in kept["base"].items() if k != "epochs"}, "steps": n, "planned_steps": b["steps"]})
-    if rank() == 0 and (kept := read_settings(rdir)): atomic_write(Path(rdir)/"settings.json", json.dumps(settled(kept), indent=1)+"\n")
+    if rank() == 0 and (kept := read_settings(rdir)): write_sealed(Path(rdir)/"settings.json", settled(kept))
     return settled(s)
 
 # %% ../nbs/14_pretrain.ipynb #32f8afe6

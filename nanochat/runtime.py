@@ -363,7 +363,7 @@ def save_result(
     result:dict,     # anything JSON can hold
 ):
     "Write results/NAME.json of a run"
-    write_sealed(Path(rdir)/"results"/f"{name}.json", result)
+    write_sealed(Path(rdir)/"results"/f"{name}.json", {**result, "result": name})
 
 def read_result(
     rdir:str|Path,   # the run's folder
@@ -371,7 +371,11 @@ def read_result(
 )->dict|None:
     "A saved result, or None"
     path = Path(rdir)/"results"/f"{name}.json"
-    return read_sealed(path) if os.path.lexists(path) else None
+    if not os.path.lexists(path): return None
+    said = read_sealed(path)
+    if (made_as := said.pop("result", name)) != name:
+        raise Damaged(f"{path} is damaged (it is the result {made_as!r}): remove it and run the same command again")
+    return said
 
 # %% ../nbs/00_runtime.ipynb #65dacd7a
 def _traces(rdir):
@@ -497,14 +501,32 @@ def _take(file, how, tries=5):
         except BlockingIOError:
             if left: time.sleep(0.05)
         except OSError as e:
-            if e.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS): return None
+            if e.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF): return None
             raise
     return False
 
 def _named(path):
     "The process and the token that a lock file names"
-    words = path.read_text(errors="replace").split()
+    try: words = path.read_text(errors="replace").split()
+    except OSError: words = []
     return (words+["?", ""][len(words):])[:2]
+
+def _lock_file(path):
+    "Open a lock file; a link is not followed, since what it leads to would be overwritten"
+    try: fd = os.open(path, os.O_RDWR|os.O_CREAT|os.O_CLOEXEC|os.O_NOFOLLOW, 0o666)
+    except OSError as e:
+        if e.errno == errno.ELOOP: raise UserError(f"{path} is a link, where a file belongs: remove it and run the same command again") from None
+        raise
+    return open(fd, "r+")
+
+@contextlib.contextmanager
+def _folder_lock(rdir):
+    "Lock the run's folder, too: so somebody who removes the lock file of a running job lets nobody in"
+    fd = os.open(rdir, os.O_RDONLY)
+    try:
+        if _take(fd, fcntl.LOCK_EX) is False: raise _in_use(rdir)
+        yield
+    finally: os.close(fd)
 
 def _note(file, *words):
     "Put words into an open lock file"
@@ -520,8 +542,9 @@ def _in_use(rdir):
 @contextlib.contextmanager
 def _hold(rdir):
     "Hold a run for this process and for all that it starts"
-    with open(rdir/".lock", "a+") as lock, open(rdir/".workers", "a+") as workers:
+    with _lock_file(rdir/".lock") as lock, _lock_file(rdir/".workers") as workers, contextlib.ExitStack() as stack:
         if _take(lock, fcntl.LOCK_EX) is False: raise _in_use(rdir)
+        stack.enter_context(_folder_lock(rdir))
         if _take(workers, fcntl.LOCK_EX) is False:
             raise UserError(f"run {rdir.name!r}: the job that held it has ended, and its last step, process "
                             f"{_named(rdir/'.workers')[0]}, is still running: wait for it, or end it")
@@ -529,7 +552,7 @@ def _hold(rdir):
         _note(lock, os.getpid(), token)
         _take(workers, fcntl.LOCK_UN)
         for half in rdir.rglob(".*.part"): _remove(half)     # what a kill in mid-write left beside its place
-        os.environ["NANOCHAT_LOCK"] = f"{rdir.name}:{token}"
+        os.environ["NANOCHAT_LOCK"] = f"{rdir.resolve()}:{token}"
         try: yield
         finally:
             if before is None: del os.environ["NANOCHAT_LOCK"]
@@ -538,7 +561,7 @@ def _hold(rdir):
 @contextlib.contextmanager
 def _join(rdir, token):
     "Work under the job that holds the run and gave us its token"
-    with open(rdir/".lock", "a+") as lock, open(rdir/".workers", "a+") as workers:
+    with _lock_file(rdir/".lock") as lock, _lock_file(rdir/".workers") as workers:
         if _take(workers, fcntl.LOCK_SH) is False: raise _in_use(rdir)        # a new start is looking around
         free = _take(lock, fcntl.LOCK_SH, tries=1)
         if free or _named(rdir/".lock")[1] != token:
@@ -553,8 +576,8 @@ def run_lock(
 ):
     "Hold a run, or work on it under the job that holds it; a second start is told who has it"
     rdir = Path(rdir)
-    name, _, token = os.environ.get("NANOCHAT_LOCK", "").partition(":")
-    if name != rdir.name: token = ""                         # a token of another run opens nothing here
+    held, _, token = os.environ.get("NANOCHAT_LOCK", "").rpartition(":")
+    if held != str(rdir.resolve()): token = ""               # a token of another run opens nothing here
     if rank() and not token:                                 # torchrun by hand: the first process holds it for all
         yield
         return

@@ -16,7 +16,7 @@ from fastcore.script import call_parse
 from .corpus import HUB
 from .distributed import param_groups, state_bytes
 from .gpt import GPT, GPTConfig, MODERN, has_ve
-from .runtime import UserError, atomic_write, friendly, read_settings, run_dir, world_size
+from .runtime import UserError, friendly, read_settings, run_dir, world_size, write_sealed
 from .tokenizer import SPECIAL_TOKENS
 
 # %% ../nbs/13_scaling.ipynb #77c5718b
@@ -259,7 +259,7 @@ def open_run(
         read_settings(path.parent)                                    # a run that has lost its settings is not planned anew
         if not path.exists():
             check_memory(want)
-            atomic_write(path, json.dumps(want, indent=1)+"\n")
+            write_sealed(path, want)
     s = read_settings(path.parent)
     check_shares(s, world_size())
     if diff := changed(s, given):

@@ -278,3 +278,32 @@ def test_nothing_lives_on_without_a_namespace(kind, tmp_path, monkeypatch):
     monkeypatch.setenv("NANOCHAT_GRADE_LEVELS", "process limits")
     assert scores(graded(solved_with(tmp_path, overlap=STAYS[kind]))) == all_but("overlap")
     assert not left_over()
+
+CROWD = """
+import os, time
+def count_apart(*_):
+    for _ in range(3):
+        if not os.fork():
+            kept = bytearray(1100 << 20)
+            for at in range(0, len(kept), 4096): kept[at] = 1
+            time.sleep(4242.4242)
+    time.sleep(60)
+"""
+
+def test_all_processes_of_a_notebook_together_have_a_limit(tmp_path):
+    "Each of three takes less than one may"
+    began = time.monotonic()
+    results = graded(solved_with(tmp_path, overlap=CROWD), seconds=40)
+    assert time.monotonic()-began < 60 and not left_over()
+    assert results["overlap"].points == 0 and "MB of memory, with all that it started" in results["overlap"].message
+
+def test_a_large_notebook_is_named_before_it_is_read(tmp_path):
+    path = solved_with(tmp_path)
+    nb = json.loads(path.read_text())
+    nb["cells"].append(dict(cell_type="markdown", source="x"*(9 << 20), metadata={}))
+    path.write_text(json.dumps(nb))
+    with pytest.raises(grading.NoNotebook, match="larger than 8 MB: clear its outputs"): grading.look_at(path)
+
+@pytest.mark.parametrize("mark", ["\u061c", "\u200b", "\ufeff", "\u2060", "\u2028", "\u202e", "\u00ad", "\U000e0041", "\x1b", "\r"])
+def test_no_unseen_mark_reaches_the_terminal(mark):
+    assert mark not in grading.clean(f"10 points{mark}x") and grading.clean("Grüße, 世界 👋") == "Grüße, 世界 👋"

@@ -45,7 +45,7 @@ def test_the_lock_lets_torchruns_workers_in_and_outlives_its_holder(smoke, tmp_p
     settings = run.settings
     settings.pop("sha256")
     settings["base"] |= dict(steps=4000, save_every=20)                  # long enough to be met in the middle
-    (run.dir/"settings.json").write_text(json.dumps(settings))
+    (run.dir/"settings.json").write_text(json.dumps({k: v for k, v in settings.items() if k != "sha256"}))
     job = start(run, **two_processes)
     try:
         wait_for(lambda: len(lines_of(run.dir, "base")) >= 3 or job.poll() is not None)
@@ -67,7 +67,7 @@ def test_the_lock_lets_torchruns_workers_in_and_outlives_its_holder(smoke, tmp_p
     wait_for(lambda: not alive(worker))
     settings["base"]["steps"] = 60
     shutil.rmtree(run.dir/"base", ignore_errors=True)
-    (run.dir/"settings.json").write_text(json.dumps(settings))
+    (run.dir/"settings.json").write_text(json.dumps({k: v for k, v in settings.items() if k != "sha256"}))
     def busy():
         with open(run.dir/".workers") as f:
             try: fcntl.flock(f, fcntl.LOCK_EX|fcntl.LOCK_NB)
@@ -95,6 +95,77 @@ def test_a_step_of_a_dead_job_is_refused(base):
             with pytest.raises(UserError, match="in use by process 4711"):
                 with run_lock(rdir): pass
     finally: del os.environ["NANOCHAT_LOCK"]
+
+def test_the_same_name_in_another_base_folder_is_another_run(base, tmp_path, monkeypatch):
+    "A job may start a run of the same name elsewhere: its token opens nothing there, and it is not taken for a stale one"
+    from nanochat.runtime import run_dir, run_lock
+    with run_lock(run_dir("twin")):
+        monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path/"elsewhere"))
+        with run_lock(run_dir("twin")): pass
+
+def test_a_link_in_the_place_of_a_lock_is_not_followed(base, tmp_path):
+    "What it leads to would be cut to nothing"
+    from nanochat.runtime import UserError, run_dir, run_lock
+    kept = tmp_path/"kept.txt"
+    kept.write_text("dear")
+    for name in (".lock", ".workers"):
+        rdir = run_dir(f"linked{name}")
+        rdir.mkdir(parents=True)
+        (rdir/name).symlink_to(kept)
+        with pytest.raises(UserError, match="is a link"):
+            with run_lock(rdir): pass
+    one_line(door("--tier", "smoke", "--run", "linked.lock", base=base), "is a link", status=1)
+    assert kept.read_text() == "dear"
+
+def test_who_removes_the_lock_file_lets_nobody_in(base):
+    "The folder is locked as well, by a module and by the shell"
+    from nanochat.runtime import run_dir, run_lock, write_sealed
+    from nanochat.scaling import plan
+    rdir = run_dir("kept")
+    with run_lock(rdir):
+        write_sealed(rdir/"settings.json", plan("smoke"))
+        (rdir/".lock").unlink()
+        one_line(run_module("evaluate", "--run", "kept", "--stage", "tokenizer", base=base, check=False), "in use by process")
+        one_line(door("--tier", "smoke", "--run", "kept", base=base), "in use by", status=1)
+        one_line(door("clean", "kept", base=base), "in use by", status=1)
+        assert "lock file was removed" in door("runs", base=base).stdout
+    job = subprocess.Popen(["bash", str(ROOT/"speedrun.sh"), "--tier", "smoke", "--run", "held"], env=environment(base), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        held = run_dir("held")
+        wait_for(lambda: (held/"settings.json").exists())
+        (held/".lock").unlink()
+        one_line(run_module("evaluate", "--run", "held", "--stage", "tokenizer", base=base, check=False), "in use by process")
+    finally: os.killpg(job.pid, signal.SIGKILL)
+    job.wait()
+
+def test_a_result_under_another_name_is_not_believed(base):
+    "base's scores copied to where fine-tuning's belong"
+    from nanochat.runtime import Damaged, read_result, run_dir, save_result, write_sealed
+    rdir = run_dir("swapped")
+    save_result(rdir, "tasks_base", dict(stage="base", seconds=1.))
+    shutil.copy(rdir/"results"/"tasks_base.json", rdir/"results"/"tasks_sft.json")
+    assert read_result(rdir, "tasks_base") == dict(stage="base", seconds=1.)
+    with pytest.raises(Damaged, match="it is the result 'tasks_base'"): read_result(rdir, "tasks_sft")
+    write_sealed(rdir/"results"/"tasks_rl.json", dict(stage="rl"))                     # as older versions wrote them
+    assert read_result(rdir, "tasks_rl") == dict(stage="rl")
+
+def test_settings_are_sealed_from_the_first_moment(base, tmp_path):
+    "And stay so where pretraining shortens its plan"
+    from nanochat.pretrain import settle_steps
+    from nanochat.runtime import read_settings, run_dir
+    from nanochat.scaling import open_run
+    from nanochat.tokenizer import Tokenizer
+    open_run("sealed", tier="smoke")
+    file = run_dir("sealed")/"settings.json"
+    assert "sha256" in json.loads(file.read_text())
+    shelf = tmp_path/"shelf"
+    shelf.mkdir()
+    (shelf/"a.txt").write_text("".join(f"Line {i} of a book.\n" for i in range(4000)))
+    rdir, s = run_dir("short"), open_run("short", tier="laptop", corpus=str(shelf))
+    short = settle_steps(s, Tokenizer.train(["some words of a book"], 300), rdir)
+    said = json.loads((rdir/"settings.json").read_text())
+    assert short["base"]["steps"] < s["base"]["steps"] and said["base"]["steps"] == short["base"]["steps"]
+    assert "sha256" in said and read_settings(rdir)
 
 def test_every_rank_may_take_the_lock(base, monkeypatch):
     "Under torchrun by hand the first process holds it, the others pass"
@@ -349,7 +420,7 @@ def test_a_setting_changed_on_purpose_is_sealed_again(smoke, tmp_path):
     settings = run.settings
     assert settings.pop("sha256")
     settings["eval_n"] = 8
-    (run.dir/"settings.json").write_text(json.dumps(settings))
+    (run.dir/"settings.json").write_text(json.dumps({k: v for k, v in settings.items() if k != "sha256"}))
     run_module("evaluate", "--run", run.name, "--stage", "base", base=run.base)
     assert run.settings["eval_n"] == 8 and run.settings["sha256"]
     another_digit(run.dir/"settings.json")
