@@ -138,7 +138,7 @@ def drawn(
     seed:int,    # of the run
     step:int,    # of the stage
 )->Iterator:
-    "The questions of a step without end, from seed and step alone"
+    "An endless stream of a step's questions, from seed and step alone"
     rng = random.Random(hash_seed(seed, 77, step))
     while True: yield task.train_item(rng)
 

@@ -67,7 +67,7 @@ class Worker(threading.Thread):
 # %% ../nbs/22_serve.ipynb #099cc0a8
 @patch
 def _read_inbox(self:Worker):
-    "Obey all notes that wait; sleep until one comes where no answer is open"
+    "Obey all waiting notes; while no answer is open, sleep until one comes"
     while not self.inbox.empty() or not self.jobs and self.on:
         word, job = self.inbox.get()
         if word == "stop": self.on = False
@@ -204,7 +204,7 @@ class ApiError(Exception):
         return dict(error=dict(message=str(self), type=kind, param=self.param, code=self.code))
 
 def closing():
-    "The error of those whom the end of the server meets"
+    "The error for requests that are open when the server stops"
     return ApiError("the server is closing: try again later", 503, code="closing")
 
 @dataclass
@@ -889,7 +889,7 @@ def main(
 ):
     "Serve a run's model: a chat page, and OpenAI's chat completions under /v1"
     names = [name for name in allowed_hosts.split(",") if name.strip()]
-    Hosts(*names)                           # a name that is none is said at once
+    Hosts(*names)                           # a bad host name is reported at once
     sock = listen(host, port)               # before the model is read, so that a port in use is known at once
     if rows < 1: raise UserError(f"rows {rows}: at least 1 is needed")
     run = run or newest_run()

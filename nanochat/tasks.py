@@ -96,7 +96,7 @@ def with_letters(
     q:str,            # a question
     choices:list,     # what to choose from
 )->str:
-    "The lettered list, then the question: whoever reads the question has read its letters"
+    "The lettered list, then the question: a reader of the question has read its letters"
     return choice_lines(choices, LETTERS) + q
 
 class McHard(McEasy):
@@ -426,7 +426,7 @@ def agrees(
 
 # %% ../nbs/19_tasks.ipynb #69f22078
 class Identity(Task):
-    "Who are you? Right is what says what was asked and nothing that is false"
+    "Who are you? An answer is right if it says what was asked and nothing that is false"
     name, max_tokens = "identity", 64
     KINDS = dict(      # kind of question: answers to learn, and the sets of facts that answer it
         name=(["I am nanochat.", "My name is nanochat.", "I am nanochat, a small language model."],
@@ -463,7 +463,7 @@ class Identity(Task):
         if told is None or told-{"aside"} not in answers: return False
         return self.enough(it, told) and agrees(it, text)
     def enough(self, it:dict, told:set)->bool:
-        "Who asks for the layers is told the layers; any other question of size is answered by the parameters"
+        "A question about layers needs the layers; any other question of size needs the parameters"
         if it["kind"] != "size": return True
         asks_layers = re.search(r"\b(?:layers|depth|dimensions)\b", it["question"])
         asks_parameters = re.search(r"\b(?:parameters?|weights)\b", it["question"])

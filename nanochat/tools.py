@@ -159,7 +159,7 @@ def own_root(
 
 # %% ../nbs/17_tools.ipynb #b3befa17
 def no_rights():
-    "Give up every capability: root has all of them, and so has a namespace's first process"
+    "Give up every capability: root has all of them, and so does a namespace's first process"
     import struct
     VERSION_3 = 0x20080522
     kernel("capset", struct.pack("Ii", VERSION_3, 0), bytes(24))
@@ -424,7 +424,7 @@ def guard_code()->bytes:
 # %% ../nbs/17_tools.ipynb #84f30606
 @functools.cache
 def library()->dict:   # read: paths; hidden: folders of packages in them; few and names: see `without`
-    "What Python needs to read. Packages that people installed, this one too, are not among it"
+    "What Python needs to read. Installed packages, this one included, are not part of it"
     standard = os.path.dirname(os.__file__)
     wanted = ["/usr/lib", "/lib", "/usr/lib64", "/lib64", sys.base_prefix+"/lib", standard,
               "/etc/ld.so.cache", "/usr/share/zoneinfo", "/dev/urandom", "/dev/null"]
@@ -560,7 +560,7 @@ class Sandbox:
         memory_mb:int=256,      # address space
         output_kb:int=64,       # most output, and most complaints
         levels:tuple=LEVELS,    # fewer only to see what each is good for
-        landlock:int=99,        # newest version of Landlock to use; lower is an older kernel
+        landlock:int=99,        # newest version of Landlock to use; a lower one imitates an older kernel
         asked:bool=False,       # will it be asked for the values of calls?
     ):
         self.seconds, self.cap, self.status = seconds, output_kb << 10, None
@@ -629,7 +629,7 @@ class Sandbox:
         elif time.monotonic() > self.deadline: self.status = "timeout"
 
     def close(self):
-        "Nothing of the program may run any more; then its folder goes"
+        "End everything that the program started; then remove its folder"
         p = self.process
         if p:
             if p.poll() is None: p.terminate()                # the supervisor ends the program and all else
@@ -668,7 +668,7 @@ def run_python(
     memory_mb:int=256,      # address space
     output_kb:int=64,       # most output, and most complaints
     levels:tuple=LEVELS,    # fewer only to see what each is good for
-    landlock:int=99,        # newest version of Landlock to use; lower is an older kernel
+    landlock:int=99,        # newest version of Landlock to use; a lower one imitates an older kernel
 )->Result:
     "Run a program where it has nothing but Python, a small folder and little time"
     with Sandbox(code, stdin, seconds, memory_mb, output_kb, levels, landlock) as box:
