@@ -650,6 +650,7 @@ def look_at(path:Path, stem:str|None=None)->list[str]:
         if not path.exists(): raise NoNotebook(f"no notebook {shown}")
         if path.is_dir(): raise NoNotebook(f"{shown} is a folder: give a notebook, or --folder for all in it")
         if not path.is_file(): raise ValueError
+        if not path.stat().st_size: raise NoNotebook(f"{shown} is empty")
         if path.stat().st_size > MOST_NOTEBOOK:
             raise NoNotebook(f"{shown} is larger than {MOST_NOTEBOOK >> 20} MB: clear its outputs and save it again")
         found = [s for _, source in code_cells(path) for s, _ in GRADE_CALL.findall(source)]
@@ -738,7 +739,8 @@ def folder_table(folder:Path, wanted:list[str]):
             continue
         for stem in found:
             graded, exercises = grade_file(stem, f), load_exercises(stem)
-            each = "  ".join(f"{r.name} {r.points}/{exercises[r.name].points}" for r in graded.results)
+            def score(r): return f"{r.name} {r.points}/{exercises[r.name].points}" + ("" if r.status == "solved" else f" {r.status}")
+            each = "  ".join(map(score, graded.results))
             points, total = sum(r.points for r in graded.results), sum(e.points for e in exercises.values())
             yield f"{name}  {stem:<14} {points:>3} / {total}   {each}", graded.levels
 

@@ -254,6 +254,7 @@ def test_hostile_files_among_a_class(tmp_path, capsys):
     out = capsys.readouterr().out
     rows = {l.split("/")[0].split(".")[0].strip(): l for l in out.splitlines()}
     assert "15 / 15" in rows["anna"] and "13 / 15" in rows["ben"] and "12 / 15" in rows["carl"]
+    assert "overlap 2/2  " in rows["anna"] and any(word in rows["ben"] for word in (" error", " wrong")), "a row says why points are missing"
     assert "not a notebook" in rows["deep"] and "\x1b" not in out and out.count("not graded") == 3
     assert not any(line.startswith("zoe") for line in out.splitlines()), "a row has one line, whatever its file is called"
 
