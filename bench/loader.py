@@ -14,7 +14,8 @@ here = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(here))
 from nanochat.corpus import documents
 from nanochat.loader import Lanes, batches, encode_arrays, prefetch, remembered, show_waste, waste
-from nanochat.runtime import atomic_write, peak_rss_mb, provenance
+from nanochat.runs import atomic_write
+from nanochat.runtime import peak_rss_mb, provenance
 from nanochat.tokenizer import Tokenizer
 
 LANES = 16

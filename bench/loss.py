@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from nanochat.loader import to_batch, val_rows
 from nanochat.loss import NGram, Scoreboard, _losses, lm_loss, softcap, token_losses
-from nanochat.runtime import atomic_write, peak_rss_mb, provenance
+from nanochat.runs import atomic_write
+from nanochat.runtime import peak_rss_mb, provenance
 from nanochat.tokenizer import Tokenizer
 from nanochat.world import World
 

@@ -251,7 +251,7 @@ def main():
     if a.one: return print(json.dumps(train_once(a.one[0], a.one[1], int(a.one[2]))))
     try:
         from nanochat.bpe import has_crate
-        from nanochat.runtime import UserError
+        from nanochat.runs import UserError
         if not has_crate(): raise UserError("the Rust crate is not built: `bash speedrun.sh setup`")
         docs = corpus_documents(a.corpus)
     except UserError as e: sys.exit(f"error: {e}")

@@ -10,7 +10,7 @@ __all__ = ['rope_cache', 'apply_rope', 'rms_norm', 'visible', 'attend_masked', '
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from .runtime import UserError
+from .runs import UserError
 
 # %% ../nbs/08_attention.ipynb #e119935f
 def rope_cache(

@@ -13,7 +13,8 @@ from pathlib import Path
 from fastcore.script import call_parse
 from .engine import Engine, hash_seed
 from .gpt import GPT, load_model
-from .runtime import UserError, checkpoints, friendly, newest_run, pick_device, print0, run_dir
+from .runs import UserError, checkpoints, newest_run, print0, run_dir
+from .runtime import friendly, pick_device
 from .tokenizer import Tokenizer, TEMPLATE, StreamDecoder
 from .tools import calculate, CalcError
 

@@ -19,7 +19,8 @@ from contextlib import contextmanager, suppress
 from fastcore.script import call_parse
 from itertools import chain, islice
 from pathlib import Path
-from .runtime import UserError, atomic_write, backoff, base_dir, download_all, friendly, print0, progress
+from .runs import UserError, atomic_write, base_dir, print0
+from .runtime import backoff, download_all, friendly, progress
 from .world import World
 
 # %% ../nbs/03_corpus.ipynb #1555d1f3

@@ -10,7 +10,7 @@ import os, subprocess, sys
 import torch, torch.distributed as dist
 from torch import Tensor
 from .optim import adamw_step, muon_step
-from .runtime import UserError
+from .runs import UserError
 
 # %% ../nbs/11_distributed.ipynb #6136cb05
 def is_dist()->bool:

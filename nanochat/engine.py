@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from fastcore.basics import patch
 from .attention import KVCache
-from .runtime import UserError, print0
+from .runs import UserError, print0
 
 # %% ../nbs/15_engine.ipynb #6f4702d9
 def kept(

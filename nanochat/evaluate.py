@@ -21,8 +21,9 @@ from .distributed import is_dist
 from .gpt import GPT, load_model
 from .loader import Lane, to_batch
 from .loss import NGram, bits_per_byte
-from .runtime import (Damaged, UserError, checkpoints, end_dist, friendly, init_dist, newest_run, peak_rss_mb, pick_device, print0, progress,
-                              rank, read_result, read_settings, run_dir, run_lock, save_result, update_summary, world_size)
+from .runs import (Damaged, UserError, checkpoints, newest_run, print0, rank, read_result,
+                           read_settings, run_dir, run_lock, save_result, update_summary, world_size)
+from .runtime import end_dist, friendly, init_dist, peak_rss_mb, pick_device, progress
 from .tokenizer import Tokenizer
 
 # %% ../nbs/16_evaluate.ipynb #e471e670

@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from safetensors.torch import save_file, load_file
 from .attention import rms_norm, rope_cache, apply_rope, attend, KVCache
 from .loss import softcap, token_losses, lm_loss
-from .runtime import UserError, Damaged, check_dir, checkpoints, write_checked
+from .runs import Damaged, UserError, check_dir, checkpoints, write_checked
 
 # %% ../nbs/09_gpt.ipynb #4f52ef60
 @dataclass

@@ -23,8 +23,9 @@ from .evaluate import load_stage
 from .gpt import GPT
 from .loader import to_batch
 from .pretrain import close_stage, lr_at, run_dtype, save_checkpoint, start_stage
-from .runtime import (Log, UserError, end_dist, friendly, init_dist, keep_memory, last_checkpoint, newest_run,
-                              pick_device, print0, progress, rank, run_dir, run_lock, world_size)
+from .runs import (Log, UserError, last_checkpoint, newest_run, print0, rank, run_dir, run_lock,
+                           world_size)
+from .runtime import end_dist, friendly, init_dist, keep_memory, pick_device, progress
 from .scaling import micro_batches
 from .sft import stage_optimizer
 from .tasks import world_tasks

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from fastcore.basics import patch
 from itertools import accumulate, islice
 from pathlib import Path
-from .runtime import UserError, check_dir, write_checked
+from .runs import UserError, check_dir, write_checked
 
 # %% ../nbs/05_loader.ipynb #02365f43
 class Shelf:

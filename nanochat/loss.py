@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from collections.abc import Callable, Iterable
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from .runtime import UserError
+from .runs import UserError
 
 # %% ../nbs/06_loss.ipynb #0be0c43c
 def softcap(

@@ -20,9 +20,11 @@ from .distributed import MuonAdamW, param_groups, is_dist
 from .gpt import GPT, flops_per_token, n_params, not_finite
 from .loader import Lanes, batches, encode_arrays, prefetch
 from .loss import step_count
-from .runtime import (Log, UserError, atomic_write, checkpoints, end_dist, friendly, init_dist, keep_memory, last_checkpoint, peak_flops, peak_rss_mb,
-                              pick_device, pick_dtype, print0, progress, provenance, prune_checkpoints, rank, read_result, read_settings, run_dir, run_lock, save_result, seed_all,
-                              update_summary, world_size, write_checked, write_sealed)
+from .runs import (Log, UserError, atomic_write, checkpoints, last_checkpoint, print0,
+                           prune_checkpoints, rank, read_result, read_settings, run_dir, run_lock,
+                           save_result, update_summary, world_size, write_checked, write_sealed)
+from .runtime import (end_dist, friendly, init_dist, keep_memory, peak_flops, peak_rss_mb,
+                              pick_device, pick_dtype, progress, provenance, seed_all)
 from .scaling import config_for, micro_batches, open_run
 from .tokenizer import Tokenizer, train_tokenizer
 

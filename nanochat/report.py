@@ -12,8 +12,9 @@ __all__ = ['STAGES', 'METRICS', 'BPB', 'MOVES', 'COLORS', 'read_log', 'gather', 
 import errno, io, math, os
 from pathlib import Path
 from fastcore.script import call_parse
-from .runtime import (UserError, atomic_write, friendly, log_entry, newest_run, print0, read_result, read_settings,
-                              read_summary, run_dir, update_summary)
+from .runs import (UserError, atomic_write, log_entry, newest_run, print0, read_result,
+                           read_settings, read_summary, run_dir, update_summary)
+from .runtime import friendly
 
 # %% ../nbs/23_report.ipynb #34aef869
 STAGES = ("base", "mid", "sft", "rl")

@@ -5,18 +5,20 @@
 # %% auto #0
 __all__ = ['SMALLEST_VOCABULARY', 'SHORTEST_ROW', 'LIMITS', 'PLANNED', 'MID', 'SFT', 'TIERS', 'EPOCHS', 'config_for',
            'count_params', 'matrix_params', 'all_params', 'reason', 'check_sizes', 'micro_batches', 'kept_for_backward',
-           'gpu_bytes', 'scale_plan', 'run_name', 'check_shares', 'plan', 'changed', 'check_memory', 'open_run',
-           'describe', 'describe_scale', 'main']
+           'gpu_bytes', 'scale_plan', 'check_shares', 'plan', 'changed', 'check_memory', 'open_run', 'describe',
+           'describe_scale', 'training_flops', 'kept_record', 'expected_minutes', 'describe_machine', 'main']
 
 # %% ../nbs/13_scaling.ipynb #768b12d3
-import json, math, os, re
+import json, math, os, platform, re
 from pathlib import Path
 import torch
 from fastcore.script import call_parse
 from .corpus import HUB
 from .distributed import param_groups, state_bytes
-from .gpt import GPT, GPTConfig, MODERN, has_ve
-from .runtime import UserError, friendly, read_settings, run_dir, world_size, write_sealed
+from .gpt import GPT, GPTConfig, MODERN, flops_per_token, has_ve
+from .runs import (TIER_DEPTH, UserError, free_space, read_settings, run_dir, run_name, world_size,
+                           write_sealed)
+from .runtime import friendly, matmul_flops, pick_device
 from .tokenizer import SPECIAL_TOKENS
 
 # %% ../nbs/13_scaling.ipynb #77c5718b
@@ -154,24 +156,17 @@ MID = dict(documents=15, dialogues=5, mc_easy=8, mc_hard=12, which_letter=10, wo
 SFT = dict(dialogues=10, mc_easy=12, mc_hard=14, which_letter=4, word_problems=14, sums=10, spelling=10, code=6, identity=160)
 # World's tiers: shapes and stage lengths in steps, found by trials on two cores (chapter 24 shows what they reach)
 TIERS = dict(
-  smoke=dict(depth=2, n_embd=64, n_head=2, vocab_size=512, seq_len=128, tokenizer_bytes=300_000, lanes=8, eval_n=24, val_tokens=8192, switches=MODERN,
+  smoke=dict(depth=TIER_DEPTH["smoke"], n_embd=64, n_head=2, vocab_size=512, seq_len=128, tokenizer_bytes=300_000, lanes=8, eval_n=24, val_tokens=8192, switches=MODERN,
     base=dict(rows=8, device_rows=8, steps=60, save_every=20, matrix_lr=0.02, embed_lr=0.2, head_lr=0.004, warmdown=0.5),
     mid=dict(rows=8, device_rows=8, steps=40, save_every=20, lr_scale=1.0, warmdown=0.5, mix=MID),
     sft=dict(rows=8, device_rows=8, steps=40, save_every=20, lr_scale=0.5, warmdown=1.0, mix=SFT),
     rl=dict(steps=6, save_every=3, prompts=4, samples=4, lr_scale=0.1)),
-  laptop=dict(depth=4, n_embd=128, n_head=2, vocab_size=1024, seq_len=256, tokenizer_bytes=4_000_000, lanes=4, eval_n=300, val_tokens=200_000, switches=MODERN,
+  laptop=dict(depth=TIER_DEPTH["laptop"], n_embd=128, n_head=2, vocab_size=1024, seq_len=256, tokenizer_bytes=4_000_000, lanes=4, eval_n=300, val_tokens=200_000, switches=MODERN,
     base=dict(rows=4, device_rows=4, steps=2600, save_every=600, matrix_lr=0.01, embed_lr=0.1, head_lr=0.002, warmdown=0.4),
     mid=dict(rows=4, device_rows=4, steps=1000, save_every=400, lr_scale=1.0, warmdown=0.4, mix=MID),
     sft=dict(rows=4, device_rows=4, steps=1350, save_every=400, lr_scale=1.0, warmdown=1.0, mix=SFT),
     rl=dict(steps=60, save_every=10, prompts=28, samples=8, lr_scale=0.6)),
 )
-
-# %% ../nbs/13_scaling.ipynb #d40517ab
-from .runtime import run_label
-
-def run_name(tier:str, corpus:str, depth:int, seed:int)->str:
-    "The default name of a run"
-    return f"{tier}-{run_label(corpus)}-d{depth}-s{seed}"
 
 # %% ../nbs/13_scaling.ipynb #cf0d843c
 EPOCHS = 4    # how often a folder's text is read at most: chapter 14 says why
@@ -290,6 +285,58 @@ def describe_scale(p:dict)->str:
         "a plan by the recipe of 2025 (20 tokens for each parameter of the classic shape) at half of the peak, "
         "not a measurement"))
 
+# %% ../nbs/13_scaling.ipynb #dd28005f
+def training_flops(
+    s:dict,          # a run's settings
+)->float:
+    "FLOPs of all its training steps, by the count of `scale_plan`"
+    shape = {k: s[k] for k in ("n_embd", "n_head")}
+    c = config_for(s["depth"], s["vocab_size"], s["seq_len"], **shape, **s.get("switches", {}))
+    with torch.device("meta"):
+        per_token = flops_per_token(GPT(c))
+    return per_token*sum(s[stage]["steps"]*s[stage]["rows"]*s["seq_len"] for stage in ("base", "mid", "sft"))
+
+def kept_record(
+    s:dict,          # a run's settings
+    folder:Path,     # of kept measurements
+)->dict|None:
+    "The measured run of this kind whose time and speed are the middle one of all: one measured peak may be off"
+    shape = {k: s[k] for k in ("n_embd", "n_head")}
+    params = all_params(config_for(s["depth"], s["vocab_size"], s["seq_len"], **shape, **s.get("switches", {})))
+    kept = [json.loads(file.read_text()) for file in sorted(folder.glob(f"{s['tier']}_seed*.json"))]
+    alike = [r for r in kept if s["corpus"] == "world" and r["machine"]["peak_flops"] and r["params"] == params]
+    alike.sort(key=lambda record: record["wall_seconds"]*record["machine"]["peak_flops"])
+    return alike[len(alike)//2] if alike else None
+
+def expected_minutes(
+    s:dict,                                # a run's settings
+    folder:Path=Path("bench/results"),     # of kept measurements
+)->str:
+    "How long a whole job will take, and how that was found: from a measured run, or else a bound from the FLOPs"
+    kept, device = kept_record(s, folder), pick_device()
+    if kept is None:
+        here, flops = matmul_flops(torch.float32, device), training_flops(s)
+        return (f"expected: at least {flops/here/60:.1f} minutes (no recorded run of this kind: {flops:.1e} FLOPs of "
+                f"training at the {here/1e9:.0f} GFLOP/s that a float32 matmul reaches here; scoring comes on top)")
+    machine, minutes = kept["machine"], kept["wall_seconds"]/60
+    there, here = machine["peak_flops"], matmul_flops(getattr(torch, machine["dtype"]), device)
+    return (f"expected: about {minutes*there/here:.0f} minutes for all steps together (a recorded run took "
+            f"{minutes:.1f} where a {machine['dtype']} matmul runs at {there/1e9:.0f} GFLOP/s; "
+            f"here it runs at {here/1e9:.0f})")
+
+def describe_machine(
+    rdir:Path,       # a run's folder
+)->str:
+    "Before a run computes: what it will run on, the room on its disk, and how long it will take"
+    try:
+        from nanochat import rustbpe
+        trainer = "the Rust crate"
+    except ImportError:
+        trainer = "Python (chapter 01), a few times slower than the Rust crate, which was not built"
+    return "\n".join((f"Python {platform.python_version()}, tokenizer trainer: {trainer}",
+                      f"free disk: {free_space(rdir)} where the run is kept ({rdir})",
+                      expected_minutes(read_settings(rdir))))
+
 # %% ../nbs/13_scaling.ipynb #f6f5b1eb
 @call_parse
 @friendly
@@ -307,10 +354,14 @@ def main(
     save_every:int=None,        # steps between checkpoints
     dtype:str=None,             # float32, bfloat16 or auto (measured); default: auto
     dry_run:bool=False,         # print the plan only
+    estimate:bool=False,        # of a run that is there: where it will run, and how long it will take
 ):
     "Make (or check) the settings of a run and print its plan"
     given = dict(corpus=corpus, tier=tier, seed=seed, depth=depth, seq_len=seq_len, vocab_size=vocab_size, device_batch_size=device_batch_size,
                  total_batch_size=total_batch_size, num_iterations=num_iterations, save_every=save_every, dtype=dtype)
+    if estimate:
+        print(describe_machine(run_dir(run, must_exist=True)))
+        return
     if tier in PLANNED:
         shape = dict(depth=depth, seq_len=seq_len, vocab_size=vocab_size)
         shape = {k: v for k, v in shape.items() if v is not None}

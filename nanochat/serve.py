@@ -19,7 +19,8 @@ from fastcore.script import call_parse
 from .chat import ToolUse, load_chat, render_prompt, stop_ids
 from .engine import Engine, Row
 from .gpt import n_params
-from .runtime import UserError, friendly, newest_run, print0
+from .runs import UserError, newest_run, print0
+from .runtime import friendly
 from .tokenizer import StreamDecoder
 
 # %% ../nbs/22_serve.ipynb #62ac6e9e

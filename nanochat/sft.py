@@ -17,8 +17,8 @@ from .evaluate import load_stage
 from .gpt import GPT
 from .loader import Lanes, batches, count_talks, prefetch
 from .pretrain import close_stage, run_dtype, start_stage, train_stage
-from .runtime import (UserError, checkpoints, end_dist, friendly, init_dist, newest_run, pick_device, print0,
-                              rank, run_dir, run_lock, world_size)
+from .runs import UserError, checkpoints, newest_run, print0, rank, run_dir, run_lock, world_size
+from .runtime import end_dist, friendly, init_dist, pick_device
 from .scaling import micro_batches
 from .tasks import Mixture, world_tasks
 from .tokenizer import Tokenizer

@@ -28,8 +28,9 @@ from .distributed import is_dist
 from .engine import Engine, Row
 from .evaluate import load_stage, mean_interval, pick_choices, score
 from .gpt import GPT
-from .runtime import (UserError, end_dist, friendly, init_dist, newest_run, peak_rss_mb, pick_device, print0, rank,
-                              read_result, run_dir, run_lock, save_result, update_summary, world_size)
+from .runs import (UserError, newest_run, print0, rank, read_result, run_dir, run_lock, save_result,
+                           update_summary, world_size)
+from .runtime import end_dist, friendly, init_dist, peak_rss_mb, pick_device
 from .scaling import all_params, config_for
 from .tokenizer import Tokenizer
 from .tools import calculate, isolation, judge_check, judge_code, read_tests

@@ -18,8 +18,9 @@ from fastcore.script import call_parse
 from .bpe import SPLIT_PATTERN, has_crate, train_ranks
 from .corpus import corpus_hash, documents
 from .world import World
-from .runtime import (Damaged, UserError, atomic_write, friendly, peak_rss_mb, print0, progress, read_result,
-                              read_settings, run_dir, save_result, update_summary)
+from .runs import (Damaged, UserError, atomic_write, print0, read_result, read_settings, run_dir,
+                           save_result, update_summary)
+from .runtime import friendly, peak_rss_mb, progress
 
 # %% ../nbs/04_tokenizer.ipynb #08b9db28
 SPECIAL_TOKENS = ["<|bos|>",                                    # begins every row and every document

@@ -773,7 +773,7 @@ def fit_to_judge(
     "End in an error where a program could look around outside, if NANOCHAT_JUDGE=refuse asks for that"
     wish = os.environ.get("NANOCHAT_JUDGE", "warn")
     if wish == "warn": return
-    from nanochat.runtime import UserError     # not at the top: it brings torch
+    from nanochat.runs import UserError     # not at the top: it brings torch
     if wish != "refuse": raise UserError(f"NANOCHAT_JUDGE={wish}: use warn or refuse")
     if levels is None: levels = [name for name, on in isolation().items() if on]
     missing = " and ".join(n for n in ("files", "syscalls") if n not in levels)

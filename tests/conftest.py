@@ -98,7 +98,7 @@ def one_line(done, *words, status=None):
 
 def leftovers(folder):
     "Files and folders that a write which did not end would leave behind"
-    return [p for p in Path(folder).rglob(".*") if p.name not in (".lock", ".workers")] if Path(folder).exists() else []
+    return [p for p in Path(folder).rglob(".*") if p.name not in (".lock", ".workers", ".proven")] if Path(folder).exists() else []
 
 def flip(file, at=-100):
     "Change one bit of a file"

@@ -119,7 +119,7 @@ def test_linked_folders_are_walked_once(base, texts, tmp_path):
 @pytest.mark.parametrize("what", ["folder", "file"])
 def test_what_may_not_be_read_is_named(base, texts, what, monkeypatch):
     from nanochat.corpus import folder_index
-    from nanochat.runtime import UserError
+    from nanochat.runs import UserError
     inner = texts/"private"; inner.mkdir(); (inner/"a.txt").write_text(prose(2000))
     target = inner if what == "folder" else inner/"a.txt"
     target.chmod(0)
@@ -301,7 +301,7 @@ def test_full_disk_and_then_room_again(smoke, tmp_path):
 
 @pytest.mark.parametrize("where", ["fsync", "rename"])
 def test_no_space_at_any_write_leaves_nothing_half(tmp_path, monkeypatch, where):
-    from nanochat.runtime import atomic_write, write_checked
+    from nanochat.runs import atomic_write, write_checked
     def full(*a, **k): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     atomic_write(tmp_path/"a.json", "old")
     for name in dict(fsync=("fsync",), rename=("rename", "replace"))[where]: monkeypatch.setattr(os, name, full)

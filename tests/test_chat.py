@@ -5,7 +5,7 @@ import pytest, torch
 from nanochat.chat import Talk, load_chat, main
 from nanochat.engine import Engine
 from nanochat.gpt import GPT, GPTConfig, save_model
-from nanochat.runtime import atomic_write
+from nanochat.runs import atomic_write
 from nanochat.tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]

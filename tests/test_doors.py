@@ -79,7 +79,7 @@ def test_runs_lists_the_newest_first(base):
     (new/"log.jsonl").write_text('{"stage": "base", "step": 7, "loss": 1.0}\n')
     lines = door("runs").stdout.splitlines()
     assert [l.split()[0] for l in lines] == ["newer", "older"] and "base 7/60" in lines[0] and "MB" in lines[0]
-    from nanochat.runtime import list_runs
+    from nanochat.runs import list_runs
     assert list_runs() == ["newer", "older"], "the library and the script agree"
 
 def test_folders_are_relative_to_the_caller(tmp_path):
@@ -126,7 +126,8 @@ def clone(tmp_path):
     root = tmp_path/"clone"; root.mkdir()
     for f in ("speedrun.sh", "settings.ini", "setup.py"): shutil.copy(ROOT/f, root)
     shutil.copytree(ROOT/"rustbpe", root/"rustbpe", ignore=shutil.ignore_patterns("target"))
-    (root/"nanochat").mkdir(); shutil.copy(ROOT/"nanochat"/"__init__.py", root/"nanochat")
+    (root/"nanochat").mkdir()
+    for f in ("__init__.py", "runs.py"): shutil.copy(ROOT/"nanochat"/f, root/"nanochat")
     fake = tmp_path/"python"; fake.write_text(FAKE.replace("{python}", sys.executable)); fake.chmod(0o755)
     log = tmp_path/"pip.log"; log.touch()
     def go(*args, **env):

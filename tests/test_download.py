@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from conftest import environment
 from nanochat import runtime
-from nanochat.runtime import UserError, download, download_all
+from nanochat.runs import UserError
+from nanochat.runtime import download, download_all
 
 SIZE = 300_000
 def body(seed, size=SIZE): return random.Random(seed).randbytes(size)

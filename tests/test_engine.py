@@ -3,7 +3,7 @@ import random
 import pytest, torch
 from nanochat.engine import Engine, Row, RowCache, by_length
 from nanochat.gpt import GPT, GPTConfig
-from nanochat.runtime import UserError
+from nanochat.runs import UserError
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():

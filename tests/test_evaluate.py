@@ -132,7 +132,7 @@ def test_a_folders_validation_is_bounded_and_shared_by_processes(folder_run):
 
 @pytest.mark.slow
 def test_evaluate_of_a_run_in_use_is_refused_by_all_processes(folder_run):
-    from nanochat.runtime import run_lock
+    from nanochat.runs import run_lock
     with run_lock(folder_run.dir):
         done = torchrun(2, "-m", "nanochat.evaluate", "--run", folder_run.name, "--stage", "base", base=folder_run.base)
     refused(done, "in use")

@@ -6,7 +6,7 @@ import pytest, torch
 from conftest import ROOT, environment, run_module
 from nanochat.evaluate import load_stage, score
 from nanochat.gpt import GPT, save_model
-from nanochat.runtime import atomic_write
+from nanochat.runs import atomic_write
 from nanochat.scaling import config_for, plan
 from nanochat.tasks import LETTERS, SCORED, Identity, Mixture, clause_patterns, evaluate_tasks, facts_said, final_number, identity_facts, world_tasks
 from nanochat.tokenizer import Tokenizer

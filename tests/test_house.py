@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, environment
 
-NBS = sorted((ROOT/"nbs").glob("[0-9][0-9]_*.ipynb"))
+NBS = sorted((ROOT/"nbs").glob("[0-9A][0-9]_*.ipynb"))
 BOOKS = [*NBS, *sorted((ROOT/"nbs").glob("index.ipynb")), *sorted((ROOT/"exercises").rglob("*.ipynb")), *sorted((ROOT/"lectures").glob("*.ipynb"))]
 BOOKS = [p for p in BOOKS if ".ipynb_checkpoints" not in p.parts]
 names = lambda paths: [str(p.relative_to(ROOT)) for p in paths]
@@ -16,7 +16,11 @@ def module_of(path):
     found = re.search(r"^#\|\s*default_exp\s+(\S+)", "\n".join(source(c) for c in cells(path) if c["cell_type"] == "code"), re.M)
     return found and found[1]
 
-CHAPTER = {module_of(p): int(p.name[:2]) for p in NBS if module_of(p)}     # module: number of its chapter
+def place(path):
+    "Where a notebook stands in the order of the house: appendices before all chapters"
+    return (path.name[0] != "A", int(path.name[:2].lstrip("A")))
+
+CHAPTER = {module_of(p): place(p) for p in NBS if module_of(p)}     # module: place of its chapter
 
 def imported(code):
     "Modules of the library that some code imports"
@@ -46,12 +50,12 @@ def test_library_is_what_the_notebooks_export(tmp_path):
 
 @pytest.mark.parametrize("path", NBS, ids=names(NBS))
 def test_imports_only_from_smaller_chapters(path):
-    number, own = int(path.name[:2]), module_of(path)
+    number, own = place(path), module_of(path)
     code = {"the notebook": "\n\n".join(source(c) for c in cells(path) if c["cell_type"] == "code" and not source(c).startswith("%%"))}
     if own: code[f"nanochat/{own}.py"] = (ROOT/"nanochat"/f"{own}.py").read_text()
     for where, text in code.items():
         late = {m for m in imported(text) if m in CHAPTER and m != own and CHAPTER[m] >= number}
-        assert not late, f"{where} of chapter {number:02} imports {late}: later chapters"
+        assert not late, f"{where} of {path.name[:2]} imports {late}: later chapters"
         if own: assert not re.search(r"^\s*from nanochat\.\w+ import \*", text, re.M) or where == "the notebook", f"{where}: stars hide where a name comes from"
 
 def test_importing_a_module_does_nothing(tmp_path):

@@ -109,7 +109,7 @@ def test_listing_survives_what_passes(hub):
 @pytest.mark.parametrize("fault", [404, 500, "cut", "shorter", "other"])
 def test_listing_that_never_comes_is_one_line_and_nothing_is_kept(hub, base, fault):
     from nanochat.corpus import documents
-    from nanochat.runtime import UserError
+    from nanochat.runs import UserError
     hub.always["listing"] = fault
     with pytest.raises(UserError) as e: next(documents(NAME))
     for word in (NAME, "HF_ENDPOINT", "--corpus DIR", str(base/"hub"/NAME)): assert word in str(e.value)
@@ -118,7 +118,7 @@ def test_listing_that_never_comes_is_one_line_and_nothing_is_kept(hub, base, fau
 def test_listing_without_its_last_page_is_refused(hub, base):
     "A proxy that drops the Link header would make another shard the last one"
     from nanochat.corpus import hub_files
-    from nanochat.runtime import UserError
+    from nanochat.runs import UserError
     for name in sorted(hub.files)[-2:]: del hub.files[name]
     with pytest.raises(UserError, match="3 different shards, there should be 5"): hub_files(NAME)
     assert not list(base.rglob("*"))
@@ -131,7 +131,7 @@ def test_next_page_is_asked_at_the_mirror(hub):
 @pytest.mark.parametrize("path", ["data/../../../up.parquet", "/etc/up.parquet", "data/.hidden.parquet", "data/a b.parquet", "..parquet"])
 def test_path_that_would_leave_the_folder(hub, base, path):
     from nanochat.corpus import hub_files
-    from nanochat.runtime import UserError
+    from nanochat.runs import UserError
     hub.files = {**hub.files, path: b"x"*9}
     with pytest.raises(UserError, match="lists"): hub_files(NAME)
     assert not list(base.rglob("*"))
@@ -151,7 +151,7 @@ def test_shards_arrive_whole_whatever_the_server_does(hub, base, faults):
 @pytest.mark.parametrize("fault", [404, 500, "cut", "other", "longer"])
 def test_shard_that_never_comes_is_one_line_and_not_under_its_name(hub, base, fault):
     from nanochat.corpus import documents, hub_dir, hub_files
-    from nanochat.runtime import UserError
+    from nanochat.runs import UserError
     for s in hub_files(NAME): hub.always[s.path] = fault
     if fault == "cut": hub.ranges = False            # or each try would bring half of the rest
     with pytest.raises(UserError) as e: next(documents(NAME))
@@ -169,7 +169,7 @@ def test_stream_is_the_same_whatever_the_server_does(hub, base, monkeypatch, tmp
 
 def test_a_full_disk_is_told_before_anything_is_fetched(hub, monkeypatch):
     from nanochat import corpus, runtime
-    from nanochat.runtime import UserError
+    from nanochat.runs import UserError
     shards = corpus.hub_files(NAME)
     monkeypatch.setattr(runtime.shutil, "disk_usage", lambda p: type("U", (), dict(free=1000))())
     with pytest.raises(UserError, match="NANOCHAT_BASE_DIR"): corpus.fetch(NAME, shards)
@@ -179,7 +179,7 @@ def test_a_full_disk_is_told_before_anything_is_fetched(hub, monkeypatch):
 def test_a_damaged_shard_is_named(hub, seen):
     "Changed by a copy (its time differs, so it is proven again), or by the disk itself"
     from nanochat.corpus import documents, fetch, hub_dir, hub_files
-    from nanochat.runtime import UserError
+    from nanochat.runs import UserError
     shards = hub_files(NAME); fetch(NAME, shards)
     for s in shards[:-1]:
         f = hub_dir(NAME)/s.path; st, data = f.stat(), f.read_bytes(); f.write_bytes(data[:200]+bytes(3000)+data[3200:])
@@ -229,7 +229,7 @@ def test_a_footer_that_lies_is_not_believed(hub, monkeypatch, tmp_path):
     assert stream() == two
 
 def test_a_note_that_does_not_fit_its_shard_is_named(hub, base):
-    from nanochat.runtime import UserError
+    from nanochat.runs import UserError
     stream(); notes = list(base.rglob("*.rows.json")); assert len(notes) == 4
     for f in notes: d = json.loads(f.read_text()); d["rows"][0] += 1; f.write_text(json.dumps(d))
     with pytest.raises(UserError, match="rows.json: remove that note"): stream()
@@ -288,7 +288,7 @@ def test_fetching_beforehand(hub, base):
 
 @pytest.mark.slow
 def test_a_whole_smoke_run_on_the_hub(corpus_texts, base, monkeypatch):
-    from nanochat.runtime import atomic_write, run_dir
+    from nanochat.runs import atomic_write, run_dir
     from nanochat.scaling import plan
     texts = texts_of(12, 3000)
     hub = Hub({f"data/train-0000{i}-of-00004.parquet": parquet(texts[700*i:700*i+700], 200) for i in range(4)}|{"data/validation-00000.parquet": parquet(texts[2800:])})

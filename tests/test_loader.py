@@ -5,7 +5,7 @@ import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 from conftest import ROOT, environment, leftovers
 from nanochat.loader import OLDEST_EVERY, Lane, Lanes, Tokens, batches, encode_arrays, ordered, prefetch, remembered, save_tokens, to_batch, val_rows, waste
-from nanochat.runtime import UserError
+from nanochat.runs import UserError
 from nanochat.tokenizer import Tokenizer
 from nanochat.world import World
 

@@ -13,7 +13,7 @@ from conftest import ROOT, environment
 from nanochat.distributed import torchrun
 from nanochat.loader import to_batch, val_rows
 from nanochat.loss import CACHE, NGram, Scoreboard, bits_per_byte, lm_loss, softcap, step_count, token_losses
-from nanochat.runtime import UserError, read_summary, update_summary
+from nanochat.runs import UserError, read_summary, update_summary
 from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 many = settings(max_examples=100, deadline=None)

@@ -11,7 +11,8 @@ from nanochat.engine import Engine
 from nanochat.gpt import GPT, GPTConfig, MODERN
 from nanochat.loader import Lanes, to_batch
 from nanochat.pretrain import new_model, save_checkpoint
-from nanochat.runtime import UserError, seed_all
+from nanochat.runs import UserError
+from nanochat.runtime import seed_all
 from nanochat.scaling import plan
 from nanochat.tokenizer import Tokenizer
 from nanochat.world import World
@@ -244,7 +245,7 @@ NOTED = """
 import json, sys
 from pathlib import Path
 from nanochat import grpo, tasks
-from nanochat.runtime import rank
+from nanochat.runs import rank
 # on the smoke tier no word problem is solved yet; a reward that many answers earn in part moves the model
 tasks.WordProblems.right = lambda self, item, text: len(text) % 3 / 3
 real, notes = grpo.rollout, Path(sys.argv.pop(1))

@@ -78,7 +78,7 @@ def test_the_lock_lets_torchruns_workers_in_and_outlives_its_holder(smoke, tmp_p
 
 def test_a_step_of_a_dead_job_is_refused(base):
     "Its token is in no lock file that somebody holds"
-    from nanochat.runtime import UserError, run_dir, run_lock
+    from nanochat.runs import UserError, run_dir, run_lock
     rdir = run_dir("one")
     with run_lock(rdir): old = os.environ["NANOCHAT_LOCK"]
     assert "NANOCHAT_LOCK" not in os.environ
@@ -98,14 +98,14 @@ def test_a_step_of_a_dead_job_is_refused(base):
 
 def test_the_same_name_in_another_base_folder_is_another_run(base, tmp_path, monkeypatch):
     "A job may start a run of the same name elsewhere: its token opens nothing there, and it is not taken for a stale one"
-    from nanochat.runtime import run_dir, run_lock
+    from nanochat.runs import run_dir, run_lock
     with run_lock(run_dir("twin")):
         monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path/"elsewhere"))
         with run_lock(run_dir("twin")): pass
 
 def test_a_link_in_the_place_of_a_lock_is_not_followed(base, tmp_path):
     "What it leads to would be cut to nothing"
-    from nanochat.runtime import UserError, run_dir, run_lock
+    from nanochat.runs import UserError, run_dir, run_lock
     kept = tmp_path/"kept.txt"
     kept.write_text("dear")
     for name in (".lock", ".workers"):
@@ -119,7 +119,7 @@ def test_a_link_in_the_place_of_a_lock_is_not_followed(base, tmp_path):
 
 def test_who_removes_the_lock_file_lets_nobody_in(base):
     "The folder is locked as well, by a module and by the shell"
-    from nanochat.runtime import run_dir, run_lock, write_sealed
+    from nanochat.runs import run_dir, run_lock, write_sealed
     from nanochat.scaling import plan
     rdir = run_dir("kept")
     with run_lock(rdir):
@@ -140,7 +140,7 @@ def test_who_removes_the_lock_file_lets_nobody_in(base):
 
 def test_a_result_under_another_name_is_not_believed(base):
     "base's scores copied to where fine-tuning's belong"
-    from nanochat.runtime import Damaged, read_result, run_dir, save_result, write_sealed
+    from nanochat.runs import Damaged, read_result, run_dir, save_result, write_sealed
     rdir = run_dir("swapped")
     save_result(rdir, "tasks_base", dict(stage="base", seconds=1.))
     shutil.copy(rdir/"results"/"tasks_base.json", rdir/"results"/"tasks_sft.json")
@@ -152,7 +152,7 @@ def test_a_result_under_another_name_is_not_believed(base):
 def test_settings_are_sealed_from_the_first_moment(base, tmp_path):
     "And stay so where pretraining shortens its plan"
     from nanochat.pretrain import settle_steps
-    from nanochat.runtime import read_settings, run_dir
+    from nanochat.runs import read_settings, run_dir
     from nanochat.scaling import open_run
     from nanochat.tokenizer import Tokenizer
     open_run("sealed", tier="smoke")
@@ -169,9 +169,9 @@ def test_settings_are_sealed_from_the_first_moment(base, tmp_path):
 
 def test_every_rank_may_take_the_lock(base, monkeypatch):
     "Under torchrun by hand the first process holds it, the others pass"
-    from nanochat.runtime import run_dir, run_lock
+    from nanochat.runs import run_dir, run_lock
     for name, value in dict(RANK="0", WORLD_SIZE="2", LOCAL_RANK="0").items(): monkeypatch.setenv(name, value)
-    code = "from nanochat.runtime import run_dir, run_lock\nwith run_lock(run_dir('r')): print('in')"
+    code = "from nanochat.runs import run_dir, run_lock\nwith run_lock(run_dir('r')): print('in')"
     with run_lock(run_dir("r")):
         alone = environment(base)
         other = subprocess.run([sys.executable, "-c", code], env={**alone, "RANK": "1", "WORLD_SIZE": "2"}, capture_output=True, text=True, cwd=ROOT)
@@ -209,7 +209,7 @@ def test_a_kill_in_mid_write_leaves_parts_that_the_next_start_removes(smoke, tmp
 
 def test_the_door_removes_the_parts_too(smoke, tmp_path):
     run = smoke.copy(tmp_path)
-    code = "import os, signal, sys\nos.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)\nfrom nanochat.runtime import atomic_write, write_checked\nfrom pathlib import Path\n"
+    code = "import os, signal, sys\nos.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)\nfrom nanochat.runs import atomic_write, write_checked\nfrom pathlib import Path\n"
     for write in ("atomic_write(Path(sys.argv[1])/'results'/'new.json', '{}')", "write_checked(Path(sys.argv[1])/'rl'/'step_9', {'a': b'x'}, {})"):
         done = subprocess.run([sys.executable, "-c", code+write, str(run.dir)], cwd=ROOT, env=environment(run.base), capture_output=True)
         assert done.returncode == -signal.SIGKILL, done.stderr
@@ -393,7 +393,7 @@ DTYPE = {"cut": '{"dty', "empty": "", "{}": "{}", "unknown": '{"dtype": "float8"
 
 @pytest.mark.parametrize("text", DTYPE.values(), ids=DTYPE)
 def test_a_damaged_dtype_is_that_of_the_checkpoints(smoke, tmp_path, text, capsys):
-    from nanochat.runtime import run_lock
+    from nanochat.runs import run_lock
     run = smoke.before("rl", tmp_path)
     was = json.loads((run.dir/"dtype.json").read_text())["dtype"]
     (run.dir/"dtype.json").write_bytes(text.encode(errors="surrogateescape"))
@@ -427,7 +427,7 @@ def test_a_setting_changed_on_purpose_is_sealed_again(smoke, tmp_path):
     one_line(run_module("evaluate", "--run", run.name, "--stage", "mid", base=run.base, check=False), "sha256 differs")
 
 def test_the_summary_can_be_made_again(smoke, tmp_path):
-    from nanochat.runtime import read_summary, rebuilt_summary
+    from nanochat.runs import read_summary, rebuilt_summary
     kept, again = read_summary(smoke.dir), rebuilt_summary(smoke.dir)
     for part in ("scores", "bpb", "tokens", "params", "seed"): assert again[part] == kept[part], part
     assert again["seconds"].keys() == kept["seconds"].keys()
@@ -435,7 +435,7 @@ def test_the_summary_can_be_made_again(smoke, tmp_path):
     assert 0 < again["peak_rss_mb"] <= kept["peak_rss_mb"]
 
 def test_results_say_when_a_digit_is_changed(base):
-    from nanochat.runtime import Damaged, read_result, run_dir, save_result
+    from nanochat.runs import Damaged, read_result, run_dir, save_result
     for result in (dict(a=1), dict(loss=2.5, list=[1, {"x": None}]), {}, dict(nan=float("nan")), {"é": "ü"}):
         save_result(run_dir("r"), "x", result)
         assert str(read_result(run_dir("r"), "x")) == str(result)
@@ -512,7 +512,8 @@ def test_a_device_that_is_not_there_for_every_door(smoke, base):
 
 def test_torchrun_with_more_processes_than_gpus(monkeypatch):
     import torch
-    from nanochat.runtime import UserError, pick_device
+    from nanochat.runs import UserError
+    from nanochat.runtime import pick_device
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for name, value in dict(RANK="2", LOCAL_RANK="2", WORLD_SIZE="4").items(): monkeypatch.setenv(name, value)

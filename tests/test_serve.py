@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from nanochat.chat import ToolUse, load_chat, parts_text, render_prompt
 from nanochat.engine import Engine
 from nanochat.gpt import GPT, GPTConfig
-from nanochat.runtime import write_checked
+from nanochat.runs import write_checked
 from nanochat.serve import Limits, make_app, serving
 from nanochat.tokenizer import Tokenizer
 

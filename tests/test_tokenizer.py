@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from conftest import ROOT, environment
 from nanochat import bpe
-from nanochat.runtime import Damaged, UserError
+from nanochat.runs import Damaged, UserError
 from nanochat.tokenizer import LONGEST_BLANK, SPECIAL_TOKENS, TASK, StreamDecoder, Tokenizer, byte_letters, halves, tasks_of
 from test_bpe import HOSTILE, text
 

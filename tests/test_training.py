@@ -2,7 +2,7 @@
 import json, subprocess, sys
 import pytest, torch
 from conftest import ROOT, environment, leftovers, lines_of, one_line, refused, run_module, torchrun
-from nanochat.runtime import UserError
+from nanochat.runs import UserError
 from nanochat.scaling import micro_batches, plan
 
 # --- batches never shrink ---
@@ -23,7 +23,7 @@ TRAINED = """
 import json, sys
 from pathlib import Path
 from nanochat import pretrain
-from nanochat.runtime import rank
+from nanochat.runs import rank
 from nanochat.scaling import open_run
 seen, step = [], pretrain.train_step
 def counting(model, opt, parts):
@@ -70,7 +70,7 @@ POISONED = """
 import sys, torch
 from nanochat import pretrain, sft, grpo
 from nanochat.distributed import MuonAdamW
-from nanochat.runtime import rank
+from nanochat.runs import rank
 module, name, at, sick = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 step, zero_grad, done = MuonAdamW.step, MuonAdamW.zero_grad, []
 def overflowing(self):

@@ -1,7 +1,7 @@
 "Checks and known wrong answers for the exercises of chapter 00"
 import contextlib, errno, math, os, random, re, shutil, tempfile
 from pathlib import Path
-from nanochat.runtime import atomic_write
+from nanochat.runs import atomic_write
 from grade import Exercise, Wrong, in_child
 from graders.common import call, number, telling
 
