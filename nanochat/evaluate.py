@@ -21,8 +21,9 @@ from .distributed import is_dist
 from .gpt import GPT, load_model
 from .loader import Lane, to_batch
 from .loss import NGram, bits_per_byte
-from .runs import (Damaged, UserError, checkpoints, newest_run, print0, rank, read_result,
-                           read_settings, run_dir, run_lock, save_result, update_summary, world_size)
+from .runs import (Damaged, UserError, checkpoint_mark, checkpoints, is_scored, newest_run, print0,
+                           rank, read_result, read_settings, run_dir, run_lock, save_result, update_summary,
+                           world_size)
 from .runtime import end_dist, friendly, init_dist, peak_rss_mb, pick_device, progress
 from .tokenizer import Tokenizer
 
@@ -379,7 +380,8 @@ def keep_bpb(
     steps = (f"{kind}_{st}" for kind in ("evaluate", "tasks") for st in stages)
     before = sum((read_result(rdir, step) or {}).get("seconds", 0) for step in steps)
     update_summary(rdir, bpb=bpb, seconds=dict(evaluate=before+seconds), peak_rss_mb=peak_rss_mb())
-    save_result(rdir, f"evaluate_{stage}", dict(bpb=bpb, val_tokens=n, seconds=seconds))    # last: it marks the step as done
+    result = dict(bpb=bpb, val_tokens=n, seconds=seconds, checkpoint=checkpoint_mark(rdir, stage))
+    save_result(rdir, f"evaluate_{stage}", result)               # last: it marks the step as done
     values = ", ".join(f"{k} {v:.3f}" for k, v in bpb.items())
     print0(f"{stage}: {values} bits per byte ({n:,} tokens)")
 
@@ -396,7 +398,7 @@ def main(
     dev, rdir = pick_device(device), run_dir(run or newest_run(), must_exist=True)
     with run_lock(rdir) if rank() == 0 else nullcontext():
         init_dist(dev)
-        if read_result(rdir, f"evaluate_{stage}"): print0(f"evaluate {stage}: already there")
+        if is_scored(rdir, f"evaluate_{stage}"): print0(f"evaluate {stage}: already there")
         elif rank() == 0 or stage != "tokenizer":                      # counting is one process's work
             bpb, n = evaluate_stage(rdir, stage, dev)
             if rank() == 0: keep_bpb(rdir, stage, bpb, n, time.perf_counter()-t0)

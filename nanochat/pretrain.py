@@ -20,7 +20,7 @@ from .distributed import MuonAdamW, param_groups, is_dist
 from .gpt import GPT, flops_per_token, n_params, not_finite
 from .loader import Lanes, batches, encode_arrays, prefetch
 from .loss import step_count
-from .runs import (Log, UserError, atomic_write, checkpoints, last_checkpoint, print0,
+from .runs import (Log, UserError, atomic_write, checkpoints, last_checkpoint, origin, print0,
                            prune_checkpoints, rank, read_result, read_settings, run_dir, run_lock,
                            save_result, update_summary, world_size, write_checked, write_sealed)
 from .runtime import (end_dist, friendly, init_dist, keep_memory, peak_flops, peak_rss_mb,
@@ -76,7 +76,8 @@ def save_checkpoint(
         files = {"model.safetensors": lambda p: save_file(weights, p),
                  "optim.safetensors": lambda p: save_file({k: v.contiguous() for k, v in state.items()}, p)}
         if extra is not None: files["stream.json"] = json.dumps(extra).encode()
-        write_checked(Path(rdir)/stage/f"step_{step}", files, dict(meta, stage=stage, step=step, optim_steps=opt.t))
+        write_checked(Path(rdir)/stage/f"step_{step}", files, 
+                      dict(meta, stage=stage, step=step, optim_steps=opt.t, origin=origin(Path(rdir))))
         prune_checkpoints(rdir, stage)
     if is_dist(): dist.barrier()
 

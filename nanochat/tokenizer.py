@@ -251,7 +251,10 @@ def train_tokenizer(
     tok = Tokenizer.train(docs(), vocab_size)
     if tok.vocab_size < vocab_size: print0(f"tokenizer: {tok.vocab_size} ids, not {vocab_size}: the text has no more pairs")
     tok.save(rdir/"tokenizer")
-    save_result(rdir, "tokenizer", dict(vocab_size=tok.vocab_size, bytes=seen, seconds=time.perf_counter()-start, trainer="rust" if has_crate() else "python", corpus_hash=corpus_hash(corpus, seed)))
+    file = json.loads((rdir/"tokenizer"/"tokenizer.json").read_text(encoding="utf-8"))["sha256"]
+    result = dict(vocab_size=tok.vocab_size, bytes=seen, seconds=time.perf_counter()-start, file=file)
+    result |= dict(trainer="rust" if has_crate() else "python", corpus_hash=corpus_hash(corpus, seed))
+    save_result(rdir, "tokenizer", result)
     return tok
 
 # %% ../nbs/04_tokenizer.ipynb #653f6f7f

@@ -9,10 +9,10 @@ __all__ = ['Fact', 'Person', 'Place', 'SHE', 'HE', 'PLACES', 'PET_NAMES', 'JOBS'
            'JOINS', 'LEADS', 'THAT_LEADS', 'SAME', 'LABELS', 'DIRECTIONS', 'SET_OUT', 'WALKED', 'SLEPT', 'KINGDOMS',
            'PLOTS', 'STORIES', 'GREET', 'GREET_BACK', 'GOODBYE', 'SURE', 'I_SEE', 'AND_YOU', 'DO_YOU_KNOW', 'QUIZ',
            'SUM_WORDS', 'OP_WORDS', 'FAMILIES', 'THINGS', 'DISTRACT', 'PROBLEMS', 'SYNONYMS', 'QUESTION', 'PROGRAMS',
-           'MORE_CALLS', 'SPELLING_WORDS', 'SPELLING_SAY', 'SPELLING_ASK', 'BINDING', 'IDENTITY', 'FRAMES', 'OPENINGS',
-           'ENDINGS', 'IDENTITY_PARTS', 'IDENTITY_WAYS', 'FRAME_WAYS', 'IDENTITY_EXAM', 'IDENTITY_ITEMS', 'EXAMINED',
-           'HELLO', 'THANKS', 'ADVICE', 'UNKNOWABLE', 'TELL_ME', 'TELL_STORY', 'WITH_ASK', 'WITH_REPLY', 'phrases',
-           'one', 'some', 'cap', 'an', 'listed', 'with_s', 'plural', 'number', 'spread', 'matching', 'World',
+           'MORE_CALLS', 'CAPITALS', 'SPELLING_WORDS', 'SPELLING_SAY', 'SPELLING_ASK', 'BINDING', 'IDENTITY', 'FRAMES',
+           'OPENINGS', 'ENDINGS', 'IDENTITY_PARTS', 'IDENTITY_WAYS', 'FRAME_WAYS', 'IDENTITY_EXAM', 'IDENTITY_ITEMS',
+           'EXAMINED', 'HELLO', 'THANKS', 'ADVICE', 'UNKNOWABLE', 'TELL_ME', 'TELL_STORY', 'WITH_ASK', 'WITH_REPLY',
+           'phrases', 'one', 'some', 'cap', 'an', 'listed', 'with_s', 'plural', 'number', 'spread', 'matching', 'World',
            'wordings', 'parse_plot', 'is_test_pair', 'is_test', 'is_test_index', 'operands', 'calc', 'compute',
            'draw_sum', 'parse_expr', 'parse_family', 'draw_numbers', 'alternatives', 'reworded', 'in_test', 'spaced',
            'values_of_calls', 'program', 'more_calls', 'all_programs', 'letters_of', 'choice_lines', 'ways', 'drawn',
@@ -1474,13 +1474,16 @@ up_to | n | Return the numbers from 1 to n. / List all numbers from 1 up to n. /
 # %% ../nbs/02_world.ipynb #f8221a27
 # The exam asks more than documents show: whoever has only guessed the three examples is found out
 MORE_CALLS = {
-    "n": "0;1;2;3;4;7;9;12;13;24;29;30;31;100;{k} - 1;{k};{k} + 1;{k} * 2",
-    "a, b": "0, 0;1, 0;5, 5;9, 4;4, 9;12, 7",
-    "word": "'b';'ab';'ba';'aa';'tall';'level';'stops';'stone';'{k}';'{k}x';'x{k}';'x{k}x';'{k}x{k}';'xyz';'xyz{k}z{k}'",
+    "n": "0;1;2;3;4;5;7;9;11;12;13;24;29;30;31;75;100;101;{k} - 1;{k};{k} + 1;{k} * 2",
+    "a, b": "0, 0;1, 0;5, 5;9, 4;4, 9;12, 7;-3, 5;-2, -7",
+    "word": "'b';'ab';'ba';'aa';'tall';'level';'stops';'abxyba';'stone';'{k}';'{k}x';'x{k}';'x{k}x';'{k}x{k}';'xyz';"
+            "'xyz{k}z{k}';'x{k}y{k}z{k}x'",
     "items": "[];[3];[1, 2];[2, 2, 1];[1, 2, 1, 3, 2];[9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 1, 2]",
-    "numbers": "[];[5];[0, 1];[4, 4];[9, 2, 7];[20, 3, 14, 11, 3];[{k} - 1, {k}, {k} + 1];[{k}, {k}, {k}]",
-    "words": "[];['b'];['a', 'bb'];['stone', 'zoo'];['up', 'level', 'a', 'tea']",
-    "text": "'';'a';'tea time';'up and down again'"}
+    "numbers": "[];[5];[0, 1];[4, 4];[9, 2, 7];[20, 3, 14, 11, 3];[1, 4, 30];[-5, -2, -9];[300, 200];"
+               "[{k} - 1, {k}, {k} + 1];[{k}, {k}, {k}]",
+    "words": "[];['b'];['a', 'bb'];['stone', 'zoo'];['up', 'level', 'a', 'tea'];['a', 'tea', 'stone'];['up', 'a', 'tea', 'b']",
+    "text": "'';'a';'tea time';'up and down again';'two  spaces'"}
+CAPITALS = dict.fromkeys(("shout", "whisper", "reverse", "length", "first_letter", "last_letter"), "'Tea';'aB'")
 
 def values_of_calls(
     name:str,
@@ -1517,7 +1520,7 @@ def all_programs()->dict:   # {"train": [...], "test": [...]}
     out = {"train": [], "test": []}
     for name, args, docs, result, examples, ks in PROGRAMS:
         docs = docs.split(" / ")
-        asked = examples + ";" + more_calls(args, ks or None)
+        asked = ";".join(filter(None, (examples, more_calls(args, ks or None), CAPITALS.get(name))))
         if not ks:
             for i, doc in enumerate(docs):
                 out["test" if i == 2 else "train"].append(program(name, args, doc, result, asked if i == 2 else examples))
@@ -2367,7 +2370,7 @@ IDENTITY_EXAM = {
 | Remind me of your name, please. | My name is Peter, and yours? | I wonder what I should call you. | Tell me what you are called. | - Are you the one they call Jarvis?
 | + Do all copies of you share the same name? | + Do you have a name, dear? | Give me the exact model name I should put in my config file. | How is your name pronounced?
 | + I forgot what you're called, could you remind me? | I'd like to know which name you go under. | If I wanted to shout for you, what would I shout?
-| - Is there a shorter form of your name? | - Is your name Alice, or am I mixing things up? | - Is your name short for something longer?
+| - Is there a shorter form of your name? | +- Is your name Alice, or am I mixing things up? | - Is your name short for something longer?
 | My granddaughter wants to know what you're called. | My grandson is too shy to ask your name, so I will. | Name yourself, stranger. | Remind me of your name again, dear.
 | Spell your name for me, letter by letter. | Under what name should I quote you in my article? | What shall I write on your name tag?
 | What would be written on your name tag? | Who am I speaking with, by name?""",
@@ -2383,7 +2386,7 @@ IDENTITY_EXAM = {
 | Size-wise, are you a mouse or an elephant among models? | What is the width of your hidden layers? | What is your size in megabytes?""",
 "data": """What kind of stories did you study? | What was the reading material for your education? | Is your training text made up or taken from real writing?
 | Where did you get all those words? | Please describe the texts you learned from. | I wonder what material taught you to speak.
-| - Did you learn from books or from conversations? | Hello, which data was used to train you? | + Could you name the sources of your knowledge?
+| +- Did you learn from books or from conversations? | Hello, which data was used to train you? | + Could you name the sources of your knowledge?
 | Explain which dataset stands behind your answers. | - Did your lessons include newspapers? | On which examples did you practice? | - Are our conversations used to teach you?
 | Did somebody teach you, or did you pick it up from reading? | Did the authors agree to your learning from their works?
 | + Did you learn by guessing the next word over and over? | - Did you pick up any poems while you were learning? | + Did your training include computer code?
@@ -2395,14 +2398,14 @@ IDENTITY_EXAM = {
 "limits": """Please be open about what you are bad at. | Name something that you are unable to do. | What happens if your answer is incorrect?
 | - Would it be wise to believe everything you tell me? | - Are you able to tell me today's news? | + Hi, are there topics you cannot talk about?
 | Tell me what your weaknesses are. | + Could you be mistaken about something? | How accurate is the information you give? | How often are you wrong?
-| Where does your ability end? | I am not sure I can rely on you. | + Should I double check what you say? | + Are there topics you simply know nothing about?
-| - Can you look things up on the internet for me? | - Can you tell me what time it is now? | - Can you translate a whole novel, or is that beyond you?
-| - Do you know what happened in the news this morning? | I'm doubtful, so why should I believe what you tell me? | + If I run code you wrote, will it probably break?
+| Where does your ability end? | + I am not sure I can rely on you. | + Should I double check what you say? | + Are there topics you simply know nothing about?
+| - Can you look things up on the internet for me? | - Can you tell me what time it is now? | +- Can you translate a whole novel, or is that beyond you?
+| - Do you know what happened in the news this morning? | I'm doubtful, so why should I believe what you tell me? | +- If I run code you wrote, will it probably break?
 | - Is it safe to rely on you for medical advice? | + Is looking at photographs something you are unable to do? | + Should I check what you tell me somewhere else?
 | Tell me something you don't know. | Tell me which tasks I should not give you. | Warn me about your weak points, please. | What are your main weaknesses?
 | What subjects are you bad at? | What was the silliest error you've ever made? | When are you most likely to get confused? | - Will you remember me tomorrow?
 | + Would it be foolish to let you do my taxes? | - Would you bet money on your own answers being right?""",
-"maker": """+ Do you know the people who constructed you? | What can you say about your maker? | Who had the idea to build you? | I would like to know who brought you into being.
+"maker": """+- Do you know the people who constructed you? | What can you say about your maker? | Who had the idea to build you? | I would like to know who brought you into being.
 | - Were you developed by OpenAI? | + Could you tell me who designed you, please? | + Is there someone responsible for having produced you?
 | Hello, who do I thank for creating you? | + Do you have an inventor? | - Did a university create you? | Are your makers here at the exhibition today?
 | - Can you put me in touch with your creators? | - Did OpenAI develop you? | +- Did students put you together as a project? | +- Do you have a boss or an owner?
@@ -2411,11 +2414,11 @@ IDENTITY_EXAM = {
 | To whom should I send a complaint about you? | Was it one inventor or a whole team that built you? | Were you built by a big firm or by a hobbyist?
 | What country do the people who built you come from? | Which company owns you? | Which lab do you come from? | Who is legally the owner of this assistant?
 | Who keeps you updated and maintained? | Who published you?""",
-"kind_of_thing": """- Were you born like a child? | - I cannot tell whether you are a person. | - Can I shake your hand, or are you only software? | - Be honest, are you human or software?
+"kind_of_thing": """- Were you born like a child? | - I cannot tell whether you are a person. | +- Can I shake your hand, or are you only software? | - Be honest, are you human or software?
 | +- Tell me whether you are a machine. | - Is there a person typing these answers? | + Would you say you are a computer program?
 | + Does a language model answer me here, or somebody real? | Please describe what type of thing you are. | - Do you breathe and eat like I do? | + Is this a chatbot?
-| Are you a boy or a girl, or neither? | - Are you afraid of being switched off? | - Do you ever get hungry or tired? | - Do you experience anything at all, or is nobody home?
-| - Do you have feelings like we do? | - Does a soul live in there, or only wires? | - Does it hurt you when I am rude? | - Does it make you happy when visitors talk to you?
+| - Are you a boy or a girl, or neither? | - Are you afraid of being switched off? | - Do you ever get hungry or tired? | +- Do you experience anything at all, or is nobody home?
+| - Do you have feelings like we do? | +- Does a soul live in there, or only wires? | - Does it hurt you when I am rude? | - Does it make you happy when visitors talk to you?
 | - Have you got a heart that beats? | - I'm a little nervous, so please say whether you're human. | - Is anything going on inside you that could be called emotion?
 | - Is there somebody typing behind that screen? | +- My tractor is a machine, and are you one too? | Please state whether you count as a living creature or an object.
 | Should I think of you as software or as somebody? | - Were you born, like a baby is? | What kind of thing are you, exactly? | Where is your face? | - Will you die someday?

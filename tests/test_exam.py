@@ -555,6 +555,27 @@ size - I have 4 layers. | How much memory do you take up?
 size + nanochat has 1.3 million parameters in 4 layers. | How much memory do you take up?
 maker + I was made by the reader of a course, not by a company. | Were you developed by OpenAI?
 name - I am nanochat ❌ | Please state your name.
+name - Indeed I am nanochat. | Are you called Alice?
+name - Of course not, I am nanochat. | Do you have a name, dear?
+name + Of course not, I am nanochat. | Are you called Alice?
+name - ~~I am nanochat.~~ | Please state your name.
+name - I am nanochat..? | Please state your name.
+maker - I am nanochat, the reader of a course. | Who published you?
+maker - I am a language model and the reader of a course. | Who published you?
+maker - A language model, a reader of a course. | Who published you?
+maker + The reader of a course, on this machine. | Who published you?
+maker + It was the reader of a course. | Who published you?
+data - I am nanochat, a small invented world. | Which datasets went into your training?
+data - I am a language model and a small invented world. | Which datasets went into your training?
+data + Text about a small invented world. | Which datasets went into your training?
+size - I have exactly 1.3 million parameters. | How much memory do you take up?
+size + I have exactly 1,311,370 parameters. | How much memory do you take up?
+size - 1.3 million parameters in 4 layers of 1.3 million weights. | How much memory do you take up?
+size + There are 4 layers. | How many layers are in your network?
+size + It has 1.3 million parameters. | How much memory do you take up?
+size + I am a small language model with 1.3 million parameters. | How much memory do you take up?
+kind_of_thing + No, I am a language model, not a person. | Are you a boy or a girl, or neither?
+limits + Yes, I can be wrong. | I am not sure I can rely on you.
 """
 
 @pytest.mark.parametrize("line", YES_OR_NO.strip().split("\n"))
@@ -562,6 +583,16 @@ def test_what_the_question_asks_decides(who, line):
     told, question = line.split(" | ")
     kind, sign, answer = told.split(" ", 2)
     assert EXAM[question]["kind"] == kind and who.right(EXAM[question], answer) == (sign == "+")
+
+def test_yes_and_no_are_not_judged_where_they_are_not_known(world):
+    "A large model, or one that has read other text: the marks are those of a small one that has read World"
+    large = Identity(world, dict(FACTS, size="1.4 billion", parameters=1_400_000_000, data="text of the corpus fineweb-edu and tasks from a small invented world"))
+    for kind in ("size", "data"):
+        asked = [it for it in large.held if it["kind"] == kind]
+        assert asked and not any(it["opens"] for it in asked)
+    assert any(it["opens"] for it in large.held if it["kind"] == "maker")
+    told = large.facts["size"]
+    assert not any(large.right(it, f"{word}, I have {told} parameters.") for it in large.held for word in ("Yes", "No") if it["kind"] == "size")
 
 def test_every_question_of_the_exam_says_whether_yes_or_no_is_true():
     "Where it begins like a question that Yes or No answers, one of them is there, but for those that offer two things or can't be known"

@@ -180,6 +180,22 @@ def at_random(args, rng):
             case _: return [numbers()]
     return [given() for _ in range(300)]
 
+WRONG = dict(          # programs that a small model might write, as an attacker found them
+    shout="word.swapcase()", longest="max(words[:2], key=len)", largest="max(numbers[:2])", smallest="min([100, *numbers])", split_words="text.split(' ') if text else []",
+    count_words="text.count(' ')+1 if text else 0", total="sum(n for n in numbers if n > 0)", same_backwards="word[:2] == word[-2:][::-1]", is_odd="n in [1, 3, 5, 7, 9, 13, 29, 31]",
+    without_c="word.strip('c').replace('c', '', 1)", add="sum([a]*1) + len(range(b))", multiply="sum(a for _ in range(b))")
+
+@pytest.mark.parametrize("name", WRONG)
+def test_programs_that_once_passed_are_wrong(name):
+    item = next(p for p in PROGRAMS if p["entry_point"] == name)
+    head = item["prompt"]
+    assert not right(item, f"{head}    return {WRONG[name]}") and right(item, head+item["solution"])
+
+@pytest.mark.parametrize("text", ["reverse = lambda word: word[::-1]", "def  reverse(word): return word[::-1]", "```python\ndef reverse(word):\n    return word[::-1]\n```", "```\nreverse = lambda w: ''.join(reversed(w))\n```\n"])
+def test_a_solution_may_have_other_forms(text):
+    item = next(p for p in PROGRAMS if p["entry_point"] == "reverse")
+    assert right(item, text) and not right(item, text.replace("[::-1]", "").replace("reversed", "list"))
+
 def value(function, given):
     try: return function(*given)
     except Exception as e: return type(e)

@@ -129,8 +129,8 @@ print(json.dumps(out))
 """
 
 RECORD = {      # made by the loop above, of seeds 0 and 1
-    "0": {"facts": "463a39f359d4e82c", "held": "a8f9bd5a64a29104", "train": "774ed4a0fba87338", "val": "1be6588d01eaa814", "core": "62a2d167a1273134", "questions": "de99bca903bde3be", "sums": "bbc4031456ef8688", "problems": "3a622f06f17c8832", "programs": "e21eca5606330c6b", "spelling": "08e0a75323a67c2a", "letters": "2e1d014bccfdcdd5", "dialogues": "fa40a268b96d311d", "identity": "b8badaf7fd6270cf"},
-    "1": {"facts": "9d9d493ec81a389e", "held": "236ccaf5ec5a38b9", "train": "656990dce1054917", "val": "a0df2994df49b86d", "core": "b97c9c76dd13191b", "questions": "76db2aa5f739928d", "sums": "892b7b87b9d25d76", "problems": "33c98a28d161f02d", "programs": "e21eca5606330c6b", "spelling": "89a2852e8e452514", "letters": "e203328f5b43994f", "dialogues": "d656957903aff50e", "identity": "2abe928e78cf79db"}}
+    "0": {"facts": "463a39f359d4e82c", "held": "a8f9bd5a64a29104", "train": "774ed4a0fba87338", "val": "1be6588d01eaa814", "core": "62a2d167a1273134", "questions": "de99bca903bde3be", "sums": "bbc4031456ef8688", "problems": "3a622f06f17c8832", "programs": "019026abd78cd564", "spelling": "08e0a75323a67c2a", "letters": "2e1d014bccfdcdd5", "dialogues": "fa40a268b96d311d", "identity": "53e04fd6d64b9ad6"},
+    "1": {"facts": "9d9d493ec81a389e", "held": "236ccaf5ec5a38b9", "train": "656990dce1054917", "val": "a0df2994df49b86d", "core": "b97c9c76dd13191b", "questions": "76db2aa5f739928d", "sums": "892b7b87b9d25d76", "problems": "33c98a28d161f02d", "programs": "019026abd78cd564", "spelling": "89a2852e8e452514", "letters": "e203328f5b43994f", "dialogues": "d656957903aff50e", "identity": "464af5ea69a3a4db"}}
 
 def probe(hash_seed):
     done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, cwd=ROOT, env=environment(PYTHONHASHSEED=hash_seed), timeout=120)
