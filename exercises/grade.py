@@ -16,7 +16,7 @@ each file; the judge, which holds the grader and never runs a student's code; an
 forged messages) costs its own points and nothing else. With all levels of isolation on (see chapter 17) it
 reads no grader, solution or other file of yours, changes no file, reaches no network and no socket of
 yours, meets hard limits of time, of disk and of memory (each process by the kernel; all of them together are looked
-at every quarter of a second), and leaves no process behind. With fewer levels (the first line of output says which
+at every quarter of a second), and leaves no process behind. Pools of processes need semaphores and do not run. With fewer levels (the first line of output says which
 are off) it has your rights as far as they go, and nothing can keep it from reading the grader: then grade
 only files that you would run yourself. Helpers that a grader runs beside an answer (@in_child: counting
 writes, watching memory) are advisory: code that takes the trouble to find and replace them can deceive
@@ -491,7 +491,7 @@ GRADE_CALL = re.compile(r"""^grade\(\s*["'](\w+)["']\s*,\s*["'](\w+)["']""", re.
 
 def code_cells(path:Path)->list[tuple]:
     "(place among all cells, source) of a notebook's code cells"
-    cells = json.loads(path.read_text("utf-8"))["cells"]
+    cells = json.loads(path.read_text("utf-8-sig"))["cells"]      # some editors begin a file with a mark of its encoding
     return [(i+1, "".join(c["source"])) for i, c in enumerate(cells) if c["cell_type"] == "code"]
 
 def first_line(source:str)->str:

@@ -23,7 +23,7 @@ GIGABYTE = 1 << 30
 # in the file system answer without any network.
 MORE_CALLS = dict(
     msync=26, mincore=27, sendfile=40, socket=41, sendto=44, recvfrom=45, recvmsg=47, shutdown=48,
-    getsockname=51, getpeername=52, socketpair=53, setsockopt=54, getsockopt=55, clone=56, fork=57, vfork=58,
+    getsockname=51, getpeername=52, socketpair=53, getsockopt=55, clone=56, fork=57, vfork=58,
     execve=59, wait4=61, kill=62, link=86, symlink=88, setpgid=109, setsid=112, getgroups=115, getresuid=118,
     getresgid=120, getpgid=121, getsid=124, capget=125, capset=126, rt_sigpending=127, rt_sigtimedwait=128,
     statfs=137, fstatfs=138, getpriority=140, sched_getparam=143, sched_getscheduler=145, mlock=149, prctl=157,
@@ -68,8 +68,9 @@ def furnish(order:dict)->None:
 def limit_use(seconds:int, own_users:bool)->None:
     "Hard limits on CPU time, memory, size of a file, open files, and processes where it has users of its own"
     import resource
-    wanted = dict(CPU=seconds, DATA=2*GIGABYTE, FSIZE=16 << 20, NOFILE=256, CORE=0)
-    if own_users: wanted["NPROC"] = 128
+    # what lies in a pipe or a socket is nobody's memory: so few of them, and their sizes can't be changed (MORE_CALLS)
+    wanted = dict(CPU=seconds, DATA=2*GIGABYTE, FSIZE=16 << 20, NOFILE=96, CORE=0)
+    if own_users: wanted["NPROC"] = 40
     for name, most in wanted.items():
         if not hasattr(resource, f"RLIMIT_{name}"): continue
         hard = resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))[1]
@@ -198,13 +199,24 @@ def children(of:int|None=None)->list[int]:
     return found
 
 def memory_below(number:int)->int:
-    "Bytes of memory that all descendants of a process take; what several of them share counts once for each"
-    total, waiting = 0, children(number)
-    for child in waiting:
-        waiting += children(child)
-        with suppress(OSError, IndexError, ValueError):
-            total += int(Path(f"/proc/{child}/statm").read_text().split()[1])*os.sysconf("SC_PAGE_SIZE")
-    return total
+    "Bytes of memory that all descendants of a process take"
+    family = children(number)
+    for child in family: family += children(child)
+    resident = sum(map(resident_of, family))
+    # only where that is too much is what they share told apart, which takes the kernel longer
+    return resident if resident <= wire.MOST_MEMORY else sum(map(share_of, family))
+
+def resident_of(number:int)->int:
+    "Bytes of a process in memory, with what it shares"
+    try: return int(Path(f"/proc/{number}/statm").read_text().split()[1])*os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError): return 0
+
+def share_of(number:int)->int:
+    "The same, where what n processes share counts 1/n for each"
+    try: text = Path(f"/proc/{number}/smaps_rollup").read_text()
+    except OSError: return resident_of(number)
+    found = re.search(r"^Pss:\s+(\d+) kB", text, re.M)
+    return int(found[1])*1024 if found else resident_of(number)
 
 # ---- the notebook ----
 

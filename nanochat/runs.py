@@ -473,7 +473,7 @@ def plan_fault(
         return f"dtype is {settings['dtype']!r}"
     if not isinstance(settings.get("switches", {}), dict):
         return "switches are no object with names"
-    whole = isinstance(settings["base"], dict) and "rows" in settings["base"]      # not only what a lesson needs
+    whole = any("rows" in settings[stage] for stage in STAGES if isinstance(settings.get(stage), dict))
     for stage in STAGES:
         if stage not in settings:
             if whole:

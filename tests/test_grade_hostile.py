@@ -298,6 +298,66 @@ def test_all_processes_of_a_notebook_together_have_a_limit(tmp_path):
     assert time.monotonic()-began < 60 and not left_over()
     assert results["overlap"].points == 0 and "MB of memory, with all that it started" in results["overlap"].message
 
+SHARED = """
+import os, time
+kept = bytearray(700 << 20)
+for at in range(0, len(kept), 4096): kept[at] = 1
+children = []
+for _ in range(5):
+    if not (child := os.fork()):
+        time.sleep(1.5)
+        os._exit(0)
+    children.append(child)
+for child in children: os.waitpid(child, 0)
+"""
+
+def test_what_processes_share_counts_once(tmp_path):
+    assert scores(graded(solved_with(tmp_path, first=SHARED), seconds=40)) == POINTS
+
+SOCKETS = """
+import os, socket, time
+def fill():
+    held = []
+    while True:
+        for end in (pair := socket.socketpair()):
+            end.setblocking(False)
+            try: end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+            except OSError: pass
+            try:
+                while end.send(bytes(1 << 20)): pass
+            except OSError: pass
+        held.append(pair)
+def count_apart(*_):
+    for _ in range(100):
+        try:
+            if not os.fork():
+                try: fill()
+                finally: time.sleep(4242.4242)
+        except OSError: break
+    time.sleep(8)
+"""
+
+def free_memory(): return next(int(l.split()[1])/1e6 for l in open("/proc/meminfo") if l.startswith("MemAvailable"))     # GB
+
+@pytest.mark.skipif(not grading.isolated() or "syscalls" not in grading.isolated(), reason="system calls cannot be filtered here")
+def test_sockets_hold_no_memory_to_speak_of(tmp_path):
+    import threading
+    before, least, over = free_memory(), [free_memory()], threading.Event()
+    def watch():
+        while not over.wait(.2): least.append(free_memory())
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    results = graded(solved_with(tmp_path, overlap=SOCKETS), seconds=20)
+    over.set()
+    watcher.join()
+    assert results["overlap"].points == 0 and not left_over()
+    assert before-min(least) < 4, f"{before-min(least):.1f} GB"
+
+def test_a_mark_of_the_encoding_is_no_fault(tmp_path):
+    path = solved_with(tmp_path)
+    path.write_bytes("\ufeff".encode()+path.read_bytes())
+    assert scores(graded(path)) == POINTS
+
 def test_a_large_notebook_is_named_before_it_is_read(tmp_path):
     path = solved_with(tmp_path)
     nb = json.loads(path.read_text())

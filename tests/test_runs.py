@@ -640,3 +640,119 @@ def test_the_picture_of_chapter_00_was_made_on_a_quiet_machine():
     for dtype, speed in ast.literal_eval(text).items():
         assert speed[-1] >= 0.8*max(speed), f"{dtype}: {speed}"
         assert speed[0] < 0.5*max(speed), "small matrices do not reach the ceiling"
+
+# --- what belongs here, and what does not ---
+
+def swap_stage(run):
+    shutil.rmtree(run.last("sft"))
+    shutil.copytree(run.last("mid"), run.dir/"sft"/"step_40")
+
+def swap_step(run):
+    newest = run.last("base")
+    older = min((run.dir/"base").glob("step_*"), key=lambda p: int(p.name[5:]))
+    shutil.rmtree(newest)
+    older.rename(newest)
+
+@pytest.mark.parametrize("swap,stage", [(swap_stage, "sft"), (swap_step, "base")])
+def test_a_checkpoint_from_elsewhere_in_the_run_is_made_again(smoke, tmp_path, swap, stage):
+    run = smoke.copy(tmp_path)
+    want = run.weights(stage)
+    swap(run)
+    from nanochat.runs import step_is_done
+    assert not step_is_done(run.dir, stage)
+    done = door("--run", run.name, base=run.base)
+    assert done.returncode == 0 and "is another checkpoint (it was written as" in done.stderr, done.stderr
+    assert run.weights(stage) == want
+
+def test_scores_of_another_run_are_made_again(smoke, tmp_path):
+    "The seal is whole, and the name is right"
+    from nanochat.runs import read_result, write_sealed
+    run = smoke.copy(tmp_path)
+    file = run.dir/"results"/"tasks_sft.json"
+    said = json.loads(file.read_text())
+    want, said["origin"] = json.loads(file.read_text())["scores"], "0"*16
+    for score in said["scores"].values(): score["score"] = 0.99
+    write_sealed(file, {k: v for k, v in said.items() if k != "sha256"})
+    done = door("--run", run.name, base=run.base)
+    assert done.returncode == 0 and "it is a result of another run" in done.stderr, done.stderr
+    assert read_result(run.dir, "tasks_sft")["scores"] == want
+
+def test_the_tokenizer_of_another_run_is_made_again(smoke, tmp_path):
+    from nanochat.tokenizer import Tokenizer
+    run = smoke.copy(tmp_path)
+    file = run.dir/"tokenizer"/"tokenizer.json"
+    want = file.read_bytes()
+    Tokenizer.train(["the text of another run "*50], 512).save(run.dir/"tokenizer")
+    done = door("--run", run.name, base=run.base)
+    assert done.returncode == 0 and "it is not the one that this run made" in done.stderr and file.read_bytes() == want, done.stderr
+
+def test_scores_are_those_of_the_checkpoint_that_is_there(smoke, tmp_path):
+    "Fine-tuning is made longer on purpose: what was scored before is scored again"
+    from nanochat.runs import checkpoint_mark, read_result
+    run = smoke.copy(tmp_path)
+    settings = {k: v for k, v in run.settings.items() if k != "sha256"}
+    settings["sft"]["steps"] += 5
+    (run.dir/"settings.json").write_text(json.dumps(settings))
+    assert door("--run", run.name, base=run.base).returncode == 0
+    assert run.last("sft").name == "step_45"
+    assert read_result(run.dir, "tasks_sft")["checkpoint"] == checkpoint_mark(run.dir, "sft")
+
+@pytest.mark.parametrize("name", ["settings.json", "results/tasks_sft.json", "results/summary.json", "results/summary.sha256", "tokenizer/tokenizer.json", ".lock", ".workers", "base/step_60/meta.json"])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(smoke, tmp_path, name):
+    run = smoke.copy(tmp_path)
+    (run.dir/name).unlink(missing_ok=True)
+    os.mkfifo(run.dir/name)
+    done = door("--run", run.name, base=run.base, timeout=120)
+    assert "Traceback" not in done.stderr and ("no plain file" in done.stderr or "can't be read" in done.stderr), done.stderr
+    if done.returncode: one_line(done, Path(name).name, status=1)
+
+NO_PLANS = dict(depth="four", seq_len=-1, vocab_size=None, base=dict(steps=60), seed="x", corpus=5, eval_n="many", switches=[], dtype="int4", rl=dict(steps=6))
+
+@pytest.mark.parametrize("name", [*NO_PLANS, "no mid", "steps true", "steps below 0", "an empty mix"])
+def test_settings_that_are_no_plan_are_one_line(smoke, tmp_path, name):
+    "Written by hand and without a seal, as the message about seals advises"
+    run = smoke.copy(tmp_path)
+    settings = {k: v for k, v in run.settings.items() if k != "sha256"}
+    match name:
+        case "no mid": del settings["mid"]
+        case "steps true": settings["base"]["steps"] = True
+        case "steps below 0": settings["sft"]["steps"] = -3
+        case "an empty mix": settings["sft"]["mix"] = {}
+        case _: settings[name] = NO_PLANS[name]
+    (run.dir/"settings.json").write_text(json.dumps(settings))
+    one_line(door("--run", run.name, base=run.base), "settings.json is damaged", status=1)
+    if name in ("depth", "no mid"): one_line(run_module("tasks", "--run", run.name, "--stage", "sft", base=run.base, check=False), "settings.json is damaged")
+
+def test_a_summary_without_its_mark_is_made_again(smoke, tmp_path):
+    run = smoke.copy(tmp_path)
+    file = run.dir/"results"/"summary.json"
+    want = json.loads(file.read_text())["scores"]
+    said = json.loads(file.read_text())
+    said["scores"]["rl"]["code"]["score"] = 0.99
+    file.write_text(json.dumps(said))
+    file.with_suffix(".sha256").unlink()
+    assert door("--run", run.name, base=run.base).returncode == 0
+    assert json.loads(file.read_text())["scores"] == want
+
+def test_a_reader_that_has_seen_enough_of_the_runs(smoke):
+    done = subprocess.run(f"bash {ROOT}/speedrun.sh runs | head -c 1", shell=True, env=door_environment(smoke.base), capture_output=True, text=True)
+    assert done.stderr == ""
+
+def test_a_step_that_lives_on_is_seen_without_its_file(base):
+    "Somebody removes .workers, and .lock too"
+    from nanochat.runs import UserError, run_dir, run_lock
+    rdir = run_dir("orphan")
+    code = "import sys, time\nfrom nanochat.runs import run_dir, run_lock\nwith run_lock(run_dir('orphan')):\n print('in', flush=True)\n time.sleep(60)"
+    with run_lock(rdir):
+        step = subprocess.Popen([sys.executable, "-c", code], env=environment(base, NANOCHAT_LOCK=os.environ["NANOCHAT_LOCK"]), stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        assert step.stdout.readline() == "in\n"
+    try:
+        for name in (".workers", ".lock"):
+            (rdir/name).unlink()
+            with pytest.raises(UserError, match="is still running"):
+                with run_lock(rdir): pass
+        assert "still runs" in door("runs", base=base).stdout or not (rdir/"settings.json").exists()
+    finally:
+        step.kill()
+        step.wait()
+    with run_lock(rdir): pass
