@@ -316,8 +316,10 @@ def expected_minutes(
     kept, device = kept_record(s, folder), pick_device()
     if kept is None:
         here, flops = matmul_flops(torch.float32, device), training_flops(s)
-        return (f"expected: at least {flops/here/60:.1f} minutes (no recorded run of this kind: {flops:.1e} FLOPs of "
-                f"training at the {here/1e9:.0f} GFLOP/s that a float32 matmul reaches here; scoring comes on top)")
+        bound = flops/here/60
+        words = f"at least {bound:.1f} minutes" if bound >= 1 else "less than a minute of training at best"
+        return (f"expected: {words} (no recorded run of this kind: {flops:.1e} FLOPs at the {here/1e9:.0f} GFLOP/s "
+                f"that a float32 matmul reaches here); scoring and fourteen starts of Python come on top")
     machine, minutes = kept["machine"], kept["wall_seconds"]/60
     there, here = machine["peak_flops"], matmul_flops(getattr(torch, machine["dtype"]), device)
     return (f"expected: about {minutes*there/here:.0f} minutes for all steps together (a recorded run took "
