@@ -6,15 +6,15 @@
 __all__ = ['TIER_DEPTH', 'STAGES', 'COUNTS', 'ROAD', 'HELP', 'HUB_NAMES', 'OPTIONS', 'DOORS', 'UserError', 'Damaged', 'base_dir',
            'launched', 'rank', 'local_rank', 'world_size', 'print0', 'run_dir', 'list_runs', 'newest_run', 'run_label',
            'run_name', 'sync_dir', 'check_there', 'atomic_write', 'sha256_file', 'remove', 'write_checked', 'origin',
-           'is_ours', 'read_plain', 'read_meta', 'check_dir', 'checkpoints', 'last_checkpoint', 'prune_checkpoints',
-           'write_sealed', 'read_sealed', 'save_result', 'read_result', 'traces', 'way_on', 'Lost', 'read_settings',
-           'is_count', 'plan_fault', 'stage_fault', 'read_plan', 'rebuilt_summary', 'read_summary', 'update_summary',
-           'log_entry', 'Log', 'take', 'let_go', 'open_lock', 'open_folder', 'named', 'note', 'in_use', 'open_workers',
-           'open_locks', 'take_all', 'sign', 'run_lock', 'check_names', 'check_run', 'proven', 'tokenizer_fault',
-           'checkpoint_mark', 'is_scored', 'result_fault', 'step_is_done', 'how_far', 'who_has', 'mend', 'remove_run',
-           'forget', 'stamp', 'free_space', 'Misuse', 'Parser', 'whole_number', 'words', 'corpus_name', 'read_options',
-           'as_options', 'same_setting', 'compare', 'become', 'module', 'hold_for_shell', 'start', 'show_runs',
-           'open_door', 'main']
+           'is_ours', 'check_place', 'read_plain', 'read_meta', 'check_dir', 'checkpoints', 'last_checkpoint',
+           'prune_checkpoints', 'write_sealed', 'read_sealed', 'save_result', 'read_result', 'traces', 'way_on', 'Lost',
+           'read_settings', 'is_count', 'plan_fault', 'stage_fault', 'read_plan', 'rebuilt_summary', 'read_summary',
+           'update_summary', 'log_entry', 'Log', 'take', 'let_go', 'open_lock', 'open_folder', 'named', 'note',
+           'in_use', 'open_workers', 'open_locks', 'take_all', 'sign', 'run_lock', 'check_names', 'check_run', 'proven',
+           'tokenizer_fault', 'checkpoint_mark', 'is_scored', 'result_fault', 'step_is_done', 'how_far', 'who_has',
+           'mend', 'remove_run', 'forget', 'stamp', 'free_space', 'Misuse', 'Parser', 'whole_number', 'words',
+           'corpus_name', 'read_options', 'as_options', 'same_setting', 'compare', 'become', 'module', 'hold_for_shell',
+           'start', 'show_runs', 'open_door', 'main']
 
 # %% ../nbs/A1_runs.ipynb #c796df71
 import argparse
@@ -239,7 +239,7 @@ def write_checked(
         raise
     sync_dir(path.parent)
 
-# %% ../nbs/A1_runs.ipynb #3eb2c72e
+# %% ../nbs/A1_runs.ipynb #c4b665e1
 STAGES = ("base", "mid", "sft", "rl")      # the stages that train a model
 
 def origin(
@@ -260,6 +260,20 @@ def is_ours(
     "False for what another run has made; what does not say where it comes from is believed"
     return None in (said.get("origin"), here := origin(rdir)) or said["origin"] == here
 
+def check_place(
+    path:Path,   # of a checkpoint
+    meta:dict,   # what it says of itself
+):
+    "Name a checkpoint that lies in another's place"
+    stage, step = path.parent.name, path.name.removeprefix("step_")
+    if stage not in STAGES or "stage" not in meta:       # any other folder
+        return
+    if (meta["stage"], str(meta["step"])) != (stage, step):
+        raise Damaged(f"{path} is another checkpoint (it was written as {meta['stage']}/step_{meta['step']})")
+    if not is_ours(path.parent.parent, meta):
+        raise Damaged(f"{path} is a checkpoint of another run")
+
+# %% ../nbs/A1_runs.ipynb #3eb2c72e
 def read_plain(
     path:str|Path,
 )->str:
@@ -296,12 +310,7 @@ def check_dir(
     "Read meta.json of a checked folder after proving every byte of it; raises `Damaged` naming the file"
     path = Path(path)
     meta = read_meta(path)
-    if path.parent.name in STAGES and path.name.startswith("step_"):
-        was, here = (meta.get("stage", path.parent.name), meta.get("step")), (path.parent.name, int(path.name[5:]))
-        if was != here and None not in was:
-            raise Damaged(f"{path} is another checkpoint (it was written as {was[0]}/step_{was[1]})")
-        if not is_ours(path.parent.parent, meta):
-            raise Damaged(f"{path} is a checkpoint of another run")
+    check_place(path, meta)
     for name, entry in meta["files"].items():
         file = path/name
         if not file.is_file():
@@ -404,7 +413,8 @@ def read_result(
         return None
     said = read_sealed(path)
     if not is_ours(Path(rdir), said):
-        raise Damaged(f"{path} is damaged (it is a result of another run): remove it and run the same command again")
+        raise Damaged(f"{path} is damaged (it is a result of another run): "
+                      "remove it and run the same command again")
     said.pop("origin", None)
     if (made_as := said.pop("result", name)) != name:
         raise Damaged(f"{path} is damaged (it is the result {made_as!r}): "
@@ -449,11 +459,13 @@ def read_settings(
                             f"`bash speedrun.sh clean {rdir.name}`")
     return settings
 
+# %% ../nbs/A1_runs.ipynb #90179919
 def is_count(value, least:int=1)->bool:
     "A whole number, and no True"
     return type(value) is int and value >= least
 
-COUNTS = ("depth", "n_embd", "n_head", "vocab_size", "seq_len", "lanes", "eval_n", "val_tokens", "tokenizer_bytes")
+COUNTS = ("depth", "n_embd", "n_head", "vocab_size", "seq_len", "lanes", "eval_n", "val_tokens",
+          "tokenizer_bytes")
 
 def plan_fault(
     settings:dict,
@@ -495,11 +507,10 @@ def stage_fault(
     for key in ("steps", *(needed if whole else ())):
         if not is_count(planned.get(key)):
             return f"{name}.{key} is {json.dumps(planned.get(key))[:40]}, not a whole number above 0"
-    mix = planned.get("mix", dict(some=1))
-    shares = mix.values() if isinstance(mix, dict) else ()
-    if not shares or not all(isinstance(share, (int, float)) and share >= 0 for share in shares) or not sum(shares):
-        return f"{name}.mix holds no shares"
-    return None
+    mix = planned.get("mix", dict(everything=1))
+    shares = list(mix.values()) if isinstance(mix, dict) else []
+    fine = all(type(share) in (int, float) and share >= 0 for share in shares)
+    return None if fine and any(shares) else f"{name}.mix holds no shares"
 
 def read_plan(
     rdir:Path,   # the run's folder
@@ -709,7 +720,7 @@ def in_use(rdir:Path)->UserError:
 def open_workers(
     rdir:Path,   # the run's folder
 ):
-    "What the steps of a job hold together: .workers, and the folder of results, which nobody takes for a leftover"
+    "What the steps of a job hold: .workers, and the folder of results, which nobody takes for a leftover"
     (rdir/"results").mkdir(exist_ok=True)
     with open_lock(rdir/".workers") as file, open_folder(rdir/"results") as folder:
         yield file, folder
@@ -904,7 +915,8 @@ def tokenizer_fault(
         if said["sha256"] != hashlib.sha256(contents.encode()).hexdigest():
             return "its contents do not fit its sha256"
         made = read_result(path.parent.parent, "tokenizer") or {}
-        return "it is not the one that this run made" if made.get("file", said["sha256"]) != said["sha256"] else None
+        ours = made.get("file", said["sha256"]) == said["sha256"]
+        return None if ours else "it is not the one that this run made"
     except (Damaged, OSError, ValueError, RecursionError, LookupError, TypeError) as e:
         return f"{type(e).__name__}: {e}"[:100]
 
@@ -987,7 +999,8 @@ def who_has(
     rdir:Path,   # the run's folder
 )->str:
     "Who works on a run, in words; nothing where nobody does"
-    ways = ((".lock", True, "in use by process"), (".", True, "in use by a process whose lock file was removed:"),
+    ways = ((".lock", True, "in use by process"),
+            (".", True, "in use by a process whose lock file was removed:"),
             (".workers", False, "its job has ended, and its last step still runs: process"),
             ("results", False, "its job has ended, and its last step still runs: process"))
     for name, shared, words in ways:
@@ -1135,7 +1148,8 @@ def read_options(
     for name in dict(clean=["run"], done=["run", "step"], forget=["run"], free=["folder"]).get(door, ()):
         parser.add_argument(name)
     # argparse would take the value of `--corpus=--` for the end of the options
-    return parser.parse_args([word.removesuffix("--")+"./--" if word.endswith("=--") else word for word in given])
+    given = [word.replace("=--", "=./--") if word.endswith("=--") else word for word in given]
+    return parser.parse_args(given)
 
 def as_options(
     options:argparse.Namespace,

@@ -1,4 +1,4 @@
-"Checks and known wrong answers for the exercises of chapter 00"
+"Checks and known wrong answers for the exercises of chapter 00 and appendix A1"
 import contextlib, errno, math, os, random, re, shutil, tempfile
 from pathlib import Path
 from nanochat.runs import atomic_write
