@@ -905,6 +905,7 @@ def proven(
         atomic_write(memory, json.dumps({k: v for k, v in {**known, name: looks}.items() if k in there})+"\n")
     return True
 
+# %% ../nbs/A1_runs.ipynb #e25a7df3
 def tokenizer_fault(
     path:Path,   # of tokenizer.json
 )->str|None:
@@ -951,6 +952,7 @@ def result_fault(
         return str(e).split(" is damaged (", 1)[-1].split("): remove it")[0].rstrip(")")
     return None
 
+# %% ../nbs/A1_runs.ipynb #8ccd3f30
 def step_is_done(
     rdir:Path,   # the run's folder
     step:str,    # one of ROAD
@@ -978,6 +980,7 @@ def step_is_done(
         return bool(there) and there[-1][0] == plan[step]["steps"] and proven(there[-1][1])
     return True
 
+# %% ../nbs/A1_runs.ipynb #bcfc4580
 def how_far(
     rdir:Path,   # the run's folder
 )->str:
