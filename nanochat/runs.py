@@ -925,10 +925,10 @@ def checkpoint_mark(
     rdir:Path,   # the run's folder
     stage:str,
 )->str|None:
-    "Fingerprint of a stage's newest checkpoint: scores are scores of this one"
+    "Fingerprint of the weights of a stage's newest checkpoint: scores are scores of these"
     there = checkpoints(rdir, stage)
-    with contextlib.suppress(IndexError, OSError, ValueError):
-        return read_plain(there[-1][1]/"meta.sha256").strip()
+    with contextlib.suppress(IndexError, KeyError, Damaged):
+        return read_meta(there[-1][1])["files"]["model.safetensors"]["sha256"]
     return None
 
 def is_scored(

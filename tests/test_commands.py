@@ -61,7 +61,7 @@ def stage(tmp_path_factory):
 def filled(command, root):
     "The words of a command with placeholders filled in; one that is not known fails"
     meant = {"DIR": root/"texts", "FILE": root/"texts"/"a.txt", "NAME": "moon", "R": "moon", "N": 2, "S": "base", "{run}": "moon", "{rdir.name}": "moon", "{name}": "tinystories",
-             "door": "moon", "plans": "moon"}          # `clean door` and `clean plans` are said of runs that chapters 14 and 00 make
+             "DOOR": "runs", "door": "moon", "plans": "moon"}          # `clean door` and `clean plans` are said of runs that chapters 14 and 00 make
     words = [str(meant.get(w, w)) for w in shlex.split(command)]
     open_ = [w for w in words if re.fullmatch(r"[A-Z]{1,8}|.*[{<].*", w)]
     assert not open_, f"{command!r}: no stand-in is known for {open_}; add one to `filled`"
@@ -99,7 +99,7 @@ def check(kind, target, args, world):
         return "it parses no options"
     except Parsed as e: given = {k: v for k, v in vars(e.args[0]).items() if v is not None}
     except SystemExit as e: return None if not e.code else said.getvalue()[-500:]
-    if target not in ("nanochat.scaling", "nanochat.pretrain"): return None
+    if target not in ("nanochat.scaling", "nanochat.pretrain") and not (target == "nanochat.runs" and "plan" in args[:2]): return None
     for name in ("run", "dry_run", "device", "pdb", "xtra"): given.pop(name, None)
     if given.get("tier") in PLANNED: scale_plan(**PLANNED[given["tier"]])
     else: plan(world=world, **given)

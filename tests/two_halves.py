@@ -1,5 +1,5 @@
 "The tests in two halves at once: those of exercises and sandboxes need no trained run, and go beside the others"
-import subprocess, sys, tempfile
+import argparse, subprocess, sys, tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -7,6 +7,7 @@ BESIDE = [str(HERE/f"test_{name}.py") for name in ("exercises", "graders", "grad
 ALONE = [str(HERE/"test_house.py")]      # a part of its own
 
 def main():
+    argparse.ArgumentParser(description=__doc__).parse_args()
     pytest = [sys.executable, "-m", "pytest", "-q"]
     with tempfile.TemporaryFile() as said:
         other = subprocess.Popen([*pytest, *BESIDE], stdout=said, stderr=subprocess.STDOUT)
