@@ -4,7 +4,7 @@
 
 One server, three lines, all tools in turns in one run. *throttled*: each connection gets 20 MB/s, 16 files of 4 MB: what workers buy, beside
 `curl --parallel`. *cut*: each connection is cut once in 4 MB on average (the same luck for all tools, another in each repeat), 12 files of 8 MB: bytes on the line, beside curl
-(`-C - --retry`) and a loop that begins again, and what the formula of chapter 00 says. *fast*: one file of 256 MB as fast as it goes, sha256 proven by both.
+(`-C - --retry`) and a loop that begins again, and what the formula of appendix A3 says. *fast*: one file of 256 MB as fast as it goes, sha256 proven by both.
 Every file of every tool is compared with the original. Waits after failures are set to 0.1 s for all.
 """
 import argparse, hashlib, http.server, json, math, multiprocessing, os, random, re, statistics, subprocess, sys, tempfile, threading, time, urllib.request
@@ -12,8 +12,9 @@ from pathlib import Path
 
 here = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(here))
-from nanochat import runtime
-from nanochat.runtime import download_all, provenance
+from nanochat import hub
+from nanochat.hub import download_all
+from nanochat.runtime import provenance
 
 class Handler(http.server.BaseHTTPRequestHandler):
     "/KIND/SIZE/K: file K of SIZE bytes over a line of that kind; knows ranges and tags"
@@ -69,7 +70,7 @@ def curl_proven(jobs, workers):
 
 def main(argv=None):
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0]); p.add_argument("--repeats", type=int, default=3); a = p.parse_args(argv)
-    runtime.backoff = lambda *args, **kw: .1
+    hub.backoff = lambda *args, **kw: .1
     for n, size in ((16, 4_000_000), (12, 8_000_000), (1, 256_000_000)):
         for k in range(n): content(size, k)                           # made before the server forks, so that no tool waits for it
     gap, (mine, its) = 4e6, multiprocessing.Pipe(); process = multiprocessing.Process(target=serve, args=(its, gap), daemon=True); process.start(); port = mine.recv()

@@ -120,7 +120,7 @@ def loaded(path:Path, changed:int)->dict:
 
 def stems()->list[str]:
     "Chapters that have exercises"
-    return sorted(p.stem for p in (HERE/"graders").glob("[0-9][0-9]_*.py"))
+    return sorted(p.stem for p in (HERE/"graders").glob("[0-9A][0-9]_*.py"))
 
 # ---- what people read ----
 
@@ -763,8 +763,8 @@ def main(argv:list[str]|None=None)->int:
     a = p.parse_args(argv)
     if a.judge: return judge_process(a.judge[0], Path(a.judge[1])) or 0
     there = stems()
-    number = int(a.chapter) if a.chapter and a.chapter.isdigit() else None
-    wanted = [s for s in there if a.chapter in (None, s) or int(s[:2]) == number]
+    number = a.chapter.upper().zfill(2) if a.chapter else None       # 1, 01 or a2
+    wanted = [s for s in there if a.chapter in (None, s) or s[:2] == number]
     def fail(why):
         print(f"error: {why}", file=sys.stderr)
         return 2

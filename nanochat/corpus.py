@@ -20,7 +20,8 @@ from fastcore.script import call_parse
 from itertools import chain, islice
 from pathlib import Path
 from .runs import UserError, atomic_write, base_dir, print0
-from .runtime import backoff, download_all, friendly, progress
+from .hub import backoff, download_all
+from .runtime import friendly, progress
 from .world import World
 
 # %% ../nbs/03_corpus.ipynb #1555d1f3

@@ -721,6 +721,7 @@ def open_workers(
     rdir:Path,   # the run's folder
 ):
     "What the steps of a job hold: .workers, and the folder of results, which nobody takes for a leftover"
+    check_names(rdir)                                # a file in the place of the folder is named
     (rdir/"results").mkdir(exist_ok=True)
     with open_lock(rdir/".workers") as file, open_folder(rdir/"results") as folder:
         yield file, folder

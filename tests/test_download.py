@@ -4,9 +4,9 @@ from email.utils import formatdate
 from pathlib import Path
 import pytest
 from conftest import environment
-from nanochat import runtime
+from nanochat import hub as downloads
 from nanochat.runs import UserError
-from nanochat.runtime import download, download_all
+from nanochat.hub import download, download_all
 
 SIZE = 300_000
 def body(seed, size=SIZE): return random.Random(seed).randbytes(size)
@@ -97,8 +97,8 @@ def hub():
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch):
     "Short waits: what is tested is what is done, and not how long it is waited for"
-    monkeypatch.setattr(runtime, "backoff", lambda *a, **k: .01)
-    monkeypatch.setattr(runtime, "STALL", .4)
+    monkeypatch.setattr(downloads, "backoff", lambda *a, **k: .01)
+    monkeypatch.setattr(downloads, "STALL", .4)
 
 class Watch:
     "Looks at the final names all the time; whatever stands there must be one whole version"
@@ -242,7 +242,7 @@ def test_an_empty_file(hub, tmp_path):
 
 def test_existing_files(hub, tmp_path, monkeypatch):
     data = body(1); url = hub.put("/a", data); file = tmp_path/"a.bin"; file.write_bytes(data)
-    hashed = []; real = runtime.sha256_file; monkeypatch.setattr(runtime, "sha256_file", lambda p: hashed.append(p) or real(p))
+    hashed = []; real = downloads.sha256_file; monkeypatch.setattr(downloads, "sha256_file", lambda p: hashed.append(p) or real(p))
     for _ in range(3): download(url, file, SIZE, sha(data))
     assert hub.log == [] and len(hashed) == 1                                     # proven once, then marked
     done = subprocess.run(["sha256sum", "-c", "a.bin.sha256"], cwd=tmp_path, capture_output=True, text=True)
@@ -287,7 +287,7 @@ def test_disk_full_is_said(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", real); assert download(url, tmp_path/"a.bin", SIZE, sha(data)).read_bytes() == data
 
 def test_asked_to_wait(hub, tmp_path, monkeypatch):
-    monkeypatch.setattr(runtime, "PATIENCE", 5)
+    monkeypatch.setattr(downloads, "PATIENCE", 5)
     url = hub.put("/a", body(1), (429, {"Retry-After": 1})); download(url, tmp_path/"a.bin")
     first, second = (t for *_, t in hub.log); assert second-first >= 1
     hub.log.clear(); hub.put("/a", body(1), (429, {"RateLimit": '"resolvers";r=0;t=1'})); download(url, tmp_path/"b.bin")
@@ -306,7 +306,7 @@ def test_one_is_asked_to_wait_and_all_do(hub, tmp_path):
 
 def test_many(hub, tmp_path, monkeypatch):
     files = {k: body(k, 1000+k*9000) for k in range(20)}; bars = []
-    real = runtime.progress; monkeypatch.setattr(runtime, "progress", lambda *a: bars.append(real(*a)) or bars[-1])
+    real = downloads.progress; monkeypatch.setattr(downloads, "progress", lambda *a: bars.append(real(*a)) or bars[-1])
     jobs = [(hub.put(f"/{k}", d, *([("cut", 5000)] if k % 3 == 0 else [])), tmp_path/"deep"/f"{k}.bin", *((len(d), sha(d)) if k % 2 else ())) for k, d in files.items()]
     paths = download_all(jobs, workers=5, what="shards")
     assert paths == [tmp_path/"deep"/f"{k}.bin" for k in files] and [p.read_bytes() for p in paths] == list(files.values())
@@ -345,10 +345,11 @@ def test_a_bad_night(hub, tmp_path, seed):
 
 # ---- killed, interrupted, twice at once ----
 
-CODE = """import sys; from nanochat import runtime; runtime.backoff = lambda *a, **k: .01
+CODE = """import sys; from nanochat import hub; hub.backoff = lambda *a, **k: .01
 url, folder, n = sys.argv[1:]
-def main(): runtime.download_all([(f"{url}/{k}", f"{folder}/{k}.bin") for k in range(int(n))], workers=3)
-runtime.friendly(main)()"""
+def main(): hub.download_all([(f"{url}/{k}", f"{folder}/{k}.bin") for k in range(int(n))], workers=3)
+from nanochat.runtime import friendly
+friendly(main)()"""
 def start(hub, folder, n): return subprocess.Popen([sys.executable, "-c", CODE, hub.url, str(folder), str(n)], env=environment(), stderr=subprocess.PIPE, text=True)
 
 def test_kill_and_resume(hub, tmp_path):

@@ -74,13 +74,13 @@ def corpus_texts(): return texts_of(11, 1120)
 @pytest.fixture
 def hub(corpus_texts, base, monkeypatch):
     "Four training shards of 220 to 280 documents, one of 120 for validation"
-    from nanochat import corpus, runtime
+    from nanochat import corpus, hub as downloads
     cuts = [0, 220, 480, 720, 1000, 1120]
     names = [*(f"data/train-0000{i}-of-00004-{i:016x}.parquet" for i in range(4)), "data/validation-00000-of-00001-869c898b519ad725.parquet"]
     hub = Hub({n: parquet(corpus_texts[a:b]) for n, a, b in zip(names, cuts, cuts[1:])})
     monkeypatch.setenv("NANOCHAT_MIRROR", hub.address); monkeypatch.delenv("HF_ENDPOINT", raising=False); monkeypatch.delenv("NANOCHAT_SHARDS", raising=False)
     nap = time.sleep; monkeypatch.setattr(time, "sleep", lambda s: nap(s if s == 2 else min(s, 0.02)))      # waits in small; a stall stays a stall
-    monkeypatch.setattr(runtime, "backoff", lambda failed: 0.02); monkeypatch.setattr(runtime, "STALL", 0.5); monkeypatch.setattr(corpus, "STALL", 0.5)
+    monkeypatch.setattr(downloads, "backoff", lambda failed: 0.02); monkeypatch.setattr(downloads, "STALL", 0.5); monkeypatch.setattr(corpus, "STALL", 0.5)
     yield hub
     hub.close()
 
@@ -168,10 +168,10 @@ def test_stream_is_the_same_whatever_the_server_does(hub, base, monkeypatch, tmp
     assert stream() == calm and stream(700, 30) == calm[700:730]
 
 def test_a_full_disk_is_told_before_anything_is_fetched(hub, monkeypatch):
-    from nanochat import corpus, runtime
+    from nanochat import corpus, hub as downloads
     from nanochat.runs import UserError
     shards = corpus.hub_files(NAME)
-    monkeypatch.setattr(runtime.shutil, "disk_usage", lambda p: type("U", (), dict(free=1000))())
+    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda p: type("U", (), dict(free=1000))())
     with pytest.raises(UserError, match="NANOCHAT_BASE_DIR"): corpus.fetch(NAME, shards)
     assert not hub.whole()
 

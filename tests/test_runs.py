@@ -611,7 +611,7 @@ def test_another_shell_starts_bash(base, shell):
     assert done.returncode == 0 and "no run yet" in done.stdout and not done.stderr, done.stderr
 
 def test_line_ends_stay_those_of_unix():
-    for file in ("speedrun.sh", "nanochat/runtime.py", "nbs/00_runtime.ipynb"):
+    for file in ("speedrun.sh", "nanochat/runtime.py", "nbs/A2_runtime.ipynb"):
         said = subprocess.run(["git", "-C", str(ROOT), "check-attr", "eol", file], capture_output=True, text=True).stdout
         if said: assert said.strip().endswith("eol: lf"), said
         assert b"\r\n" not in (ROOT/file).read_bytes(), file
@@ -631,9 +631,9 @@ def test_the_report_tells_what_was_made_and_what_is_unknown(smoke, tmp_path):
     res["tokenizer"]["vocab_size"] = 280
     assert "vocabulary 280 (512 planned: the text has no more pairs)" in headline(res)
 
-def test_the_picture_of_chapter_00_was_made_on_a_quiet_machine():
+def test_the_picture_of_appendix_A2_was_made_on_a_quiet_machine():
     "The sentence under it says that large matrices reach the ceiling; a busy neighbour would have drawn something else"
-    cells = json.loads((ROOT/"nbs"/"00_runtime.ipynb").read_text())["cells"]
+    cells = json.loads((ROOT/"nbs"/"A2_runtime.ipynb").read_text())["cells"]
     cell = next(c for c in cells if "sizes, dtypes = " in "".join(c["source"]))
     text = next("".join(o["data"]["text/plain"]) for o in cell["outputs"] if "float32" in "".join(o.get("data", {}).get("text/plain", "")))
     import ast
