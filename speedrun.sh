@@ -7,7 +7,7 @@ set -euo pipefail
 
 # ---- the road: one line per step; a step whose work is there and whole is passed over ----------------------------------
 road() {
-  step settings            scaling "${GIVEN[@]}"        # the plan: shape of the model, data, length of every stage
+  step settings            scaling ${GIVEN[@]+"${GIVEN[@]}"}   # the plan: shape of the model, data, length of every stage
   step tokenizer           tokenizer                    # text becomes pieces: byte pair encoding
   step evaluate_tokenizer  evaluate --stage tokenizer   # bits per byte of guessing without a network: the numbers to beat
   step base                pretrain                     # learn to predict the next token
@@ -28,7 +28,7 @@ main() {
   local door=train
   case "${1-}" in --help|-h) door=help ;; ""|-*) ;; *) door=$1; shift ;; esac
   case "$door" in
-    walk)       walk "$@"; return ;;
+    walk)       [ -n "${FINISHED-}" ] || misuse "unknown door 'walk'"; walk "$@"; return ;;     # the second half of `train`
     help)       find_python; runs help; return ;;
     lab|grade)  find_python ;;
     setup|test) [ $# = 0 ] || misuse "unexpected argument '$1'"; find_python ;;
@@ -42,6 +42,7 @@ main() {
     test)       set_up; all_tests ;;
     lab)        set_up; exec "$PY" -m jupyterlab --ServerApp.root_dir="$HERE" --LabApp.default_url=/lab/tree/nbs/index.ipynb "$@" ;;
     grade)      set_up; exec "$PY" exercises/grade.py "$@" ;;
+    *)          misuse "unknown door '$door'" ;;                                 # what only this script asks of nanochat.runs
   esac
 }
 
@@ -90,8 +91,7 @@ all_tests() {
 }
 
 part() {   # part NAME COMMAND
-  local name=$1 t0=$SECONDS; shift
-  say "== $name =="
+  local name=$1 t0=$SECONDS; shift; say "== $name =="
   if "$@"; then PASSED="$PASSED, $name $(clock $((SECONDS-t0)))"; else FAILED="$FAILED $name"; fi
 }
 

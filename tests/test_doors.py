@@ -20,7 +20,7 @@ def test_help_names_every_door():
         for word in ("setup", "test", "lab", "chat", "serve", "report", "grade", "plan", "runs", "clean", "--tier", "--corpus", "--depth", "--run", "--seed"): assert word in done.stdout, word
 
 @pytest.mark.parametrize("args, word", [
-    (("dance",), "dance"), (("--speed", "9"), "--speed"), (("chat", "--port", "1"), "--port"), (("--tier",), "--tier"), (("--seed", "x"), "--seed"),
+    (("dance",), "dance"), (("walk",), "walk"), (("check",), "check"), (("stamp",), "stamp"), (("free", "/tmp"), "free"), (("done", "a", "base"), "done"), (("--speed", "9"), "--speed"), (("chat", "--port", "1"), "--port"), (("--tier",), "--tier"), (("--seed", "x"), "--seed"),
     (("clean",), "clean"), (("runs", "all"), "all"), (("--seed=",), "--seed"), (("plan", "--depht", "4"), "--depht")])
 def test_misuse_is_one_line_and_status_2(base, args, word):
     done = door(*args)
@@ -46,6 +46,17 @@ def test_what_is_not_built_prints_its_plan_and_exits_2(base, args):
     assert "token" in done.stdout, "the plan is printed"
     assert "not built" in done.stderr or "missing" in done.stderr, done.stderr
     assert not list(base.glob("runs/*")), "a job that can't run leaves no run behind"
+
+def test_what_runs_knows_by_heart_is_what_others_say():
+    "The steps of the road, the corpora of the hub and the depth of each tier stand where torch is not needed"
+    import re
+    from nanochat.corpus import HUB
+    from nanochat.runs import HUB_NAMES, ROAD, TIER_DEPTH
+    from nanochat.scaling import PLANNED, TIERS
+    road = re.search(r"^road\(\) \{\n(.*?)^\}", (ROOT/"speedrun.sh").read_text(), re.M | re.S)[1]
+    assert tuple(re.findall(r"^  step (\w+)", road, re.M)) == ROAD
+    assert set(HUB_NAMES) == set(HUB)
+    assert {tier: t["depth"] for tier, t in TIERS.items()} == {t: d for t, d in TIER_DEPTH.items() if t in TIERS} and set(TIER_DEPTH) == {*TIERS, *PLANNED}
 
 def test_default_name_is_that_of_the_library(base):
     from nanochat.scaling import plan, run_name
