@@ -8,14 +8,15 @@ __all__ = ['KINDS', 'READABLE', 'MOST_BAD', 'POINTERS', 'PIECE', 'BLOCK', 'HUB',
            'json_rows', 'csv_rows', 'parquet_rows', 'rows_of', 'clear_errors', 'read_texts', 'pieces', 'cut_at',
            'file_documents', 'count_file', 'count_folder', 'folder_index', 'corpus_size', 'in_order', 'shuffled',
            'hub_address', 'ask', 'list_hub', 'hub_dir', 'hub_files', 'hub_url', 'fetch', 'shard_order', 'far_footer',
-           'row_groups', 'shard_rows', 'ahead', 'hub_train', 'hub_val', 'shards_for', 'world_course', 'documents',
-           'corpus_hash', 'main']
+           'row_groups', 'shard_rows', 'ahead', 'hub_train', 'hub_val', 'shards_for', 'world_course', 'Scan', 'Corpus',
+           'documents', 'main']
 
 # %% ../nbs/03_corpus.ipynb #cfa9b6ca
 import csv, errno, gzip, hashlib, http.client, io, json, lzma, math, os, random, re, threading, time, zlib
 from collections import Counter, namedtuple
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from fastcore.script import call_parse
 from itertools import chain, islice
 from pathlib import Path
@@ -275,7 +276,7 @@ def count_file(path):
 def count_folder(files):
     "For each file: bytes, bytes for training, documents for training, documents for validation"
     counts, bad, out = [], [], []
-    with progress(sum(f.stat().st_size for f in files), "reading the corpus", "MB", scale=1e-6) as bar:
+    with progress(sum(f.stat().st_size for f in files), "reading the corpus", "B") as bar:
         for f in files:
             *count, skipped = count_file(f)
             counts.append(count)
@@ -577,42 +578,106 @@ def world_course(
     yield from w.documents(split)
 
 # %% ../nbs/03_corpus.ipynb #2790e8fa
-def documents(
-    source:str|Path="world",      # world, a folder, one file, or a name in HUB
-    split:str="train",            # train or val
-    seed:int=0,                   # of the order (folder, hub), or of World
-    start:int=0,                  # number of the first document wanted
-    epochs:int|None=None,         # training text ends after so many, but for World's; None: never
-    world_seed:int|None=None,     # another seed for World itself
-    rank:int=0, world:int=1,      # of `world` readers this one: gets every world-th document
-)->Iterator[str]:
-    "Documents from number `start` on: endless for training, once through for the validation text of a folder or of the hub"
-    if split not in ("train", "val"): raise ValueError(f"split is train or val, not {split!r}")
-    if source == "world": docs = islice(world_course(World(seed if world_seed is None else world_seed), split), start, None)
-    elif source in HUB: docs = islice(hub_val(source), start, None) if split == "val" else hub_train(source, seed, start, epochs)
-    else:
-        files = folder_index(source)
-        if not sum(f[3+(split == "val")] for f in files): raise UserError(f"corpus {str(source)!r}: the {split} split is empty; it needs more text")
-        docs = in_order(files, "val", start) if split == "val" else shuffled(files, seed, start, epochs)
-    yield from islice(docs, (rank-start) % world, None, world)
+@dataclass
+class Scan:
+    "What one pass over the beginning of a corpus has found, and what that makes for all of its training text"
+    n_bytes:int               # read in this pass
+    n_documents:int
+    n_tokens:int              # of these documents, with one more between two of them
+    all_bytes:int|None        # of the whole training split; None: it never ends
 
-# %% ../nbs/03_corpus.ipynb #498d63c4
-def corpus_hash(
+    @property
+    def all_tokens(self)->float|None:
+        "An estimate: the rest is taken to be like the beginning"
+        return self.all_bytes and self.n_tokens/self.n_bytes*self.all_bytes
+
+@dataclass(frozen=True)
+class Corpus:
+    "Where text comes from, and in which order it is read"
+    source:str|Path = "world"   # world, a folder, one file, or a name in HUB
+    seed:int = 0                # of the order (folder, hub), or of World
+
+    @property
+    def opening(self)->int:
+        "Documents at the beginning of the training text that are not what most of it looks like"
+        return World.OPENING if self.source == "world" else 0
+
+    def documents(self,
+        split:str="train",        # train or val
+        start:int=0,              # number of the first document wanted
+        epochs:int|None=None,     # training text ends after so many, but for World's; None: never
+        rank:int=0, world:int=1,  # of `world` readers this one: gets every world-th document
+    )->Iterator[str]:
+        "Documents from number `start` on: endless for training, once through for validation text with an end"
+        if split not in ("train", "val"):
+            raise ValueError(f"split is train or val, not {split!r}")
+        if self.source == "world":
+            docs = islice(world_course(World(self.seed), split), start, None)
+        elif self.source in HUB and split == "val":
+            docs = islice(hub_val(self.source), start, None)
+        elif self.source in HUB:
+            docs = hub_train(self.source, self.seed, start, epochs)
+        else:
+            docs = self._shelf(split, start, epochs)
+        yield from islice(docs, (rank-start) % world, None, world)
+
+    def _shelf(self, split, start, epochs):
+        "The documents of a folder or a file"
+        files = folder_index(self.source)
+        if not sum(f[3+(split == "val")] for f in files):
+            raise UserError(f"corpus {str(self.source)!r}: the {split} split is empty; it needs more text")
+        return in_order(files, "val", start) if split == "val" else shuffled(files, self.seed, start, epochs)
+
+    def train_bytes(self)->int|None:
+        "UTF-8 bytes of the training text; None: it never ends"
+        if self.source == "world":
+            return None
+        if self.source in HUB:
+            return (len(hub_files(self.source))-1)*HUB[self.source]["text"]
+        return sum(f[2] for f in folder_index(self.source))
+
+    def scan(self,
+        encode:Callable[[str], list],     # text to ids
+        n_bytes:int=1<<20,                # of text at least, if there is so much
+    )->Scan:
+        "Read the beginning of the training text once"
+        found = Scan(0, 0, 0, self.train_bytes())
+        for text in self.documents(epochs=1):
+            found.n_documents += 1
+            found.n_tokens += len(encode(text))+1
+            found.n_bytes += len(text.encode())
+            if found.n_bytes >= n_bytes:
+                break
+        return found
+
+    def fingerprint(self,
+        n_bytes:int=1<<20,         # so much of the stream is read
+    )->str:
+        "Of the first megabyte and the size (hub: commit and shards), so that a resumed run notices changed data"
+        digest = hashlib.sha256()
+        if self.source in HUB:
+            shards = [hub_files(self.source)[-1], *shard_order(self.source, self.seed)]
+            places = [hub_url(self.source, shard).split("/datasets/")[1] for shard in shards]
+            digest.update(json.dumps(places).encode())
+            return digest.hexdigest()[:16]
+        n = 0
+        for text in self.documents():
+            digest.update(text.encode())
+            n += len(text.encode())
+            if n >= n_bytes:
+                break
+        if self.source != "world":
+            digest.update(str(corpus_size(self.source)).encode())
+        return digest.hexdigest()[:16]
+
+def documents(
     source:str|Path="world",   # world, a folder, one file, or a name in HUB
-    seed:int=0,
-    n_bytes:int=1<<20,         # so much of the stream
-)->str:
-    "Fingerprint of a source's first megabyte and of its size (hub: of commit and shards), so that a resumed run notices changed data"
-    h, n = hashlib.sha256(), 0
-    if source in HUB:
-        d = [hub_files(source)[-1], *shard_order(source, seed)]
-        h.update(json.dumps([hub_url(source, s).split("/datasets/")[1] for s in d]).encode())
-        return h.hexdigest()[:16]
-    for d in documents(source, "train", seed):
-        b = d.encode(); h.update(b); n += len(b)
-        if n >= n_bytes: break
-    if source != "world": h.update(str(corpus_size(source)).encode())
-    return h.hexdigest()[:16]
+    split:str="train",         # train or val
+    seed:int=0,                # of the order (folder, hub), or of World
+    **more,                    # start, epochs, rank, world: as in `Corpus.documents`
+)->Iterator[str]:
+    "The documents of a source, for those who need nothing else of it"
+    return Corpus(source, seed).documents(split, **more)
 
 # %% ../nbs/03_corpus.ipynb #b012302a
 @call_parse

@@ -9,22 +9,27 @@ __all__ = ['wilson', 'score', 'plausible', 'middle', 'mean_interval', 'id_rows',
            'evaluate_stage', 'keep_bpb', 'main']
 
 # %% ../nbs/16_evaluate.ipynb #ab95f2ff
-import gzip, json, math, random, time
-from contextlib import nullcontext
+import gzip
+import json
+import math
+import random
+import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-import numpy as np, torch, torch.distributed as dist
+import numpy as np
+import torch
+import torch.distributed as dist
 from torch import Tensor
 from fastcore.script import call_parse
-from .corpus import documents
+from .corpus import Corpus
 from .distributed import is_dist
 from .gpt import GPT, load_model
 from .loader import Lane, to_batch
 from .loss import NGram, bits_per_byte
-from .runs import (Damaged, UserError, checkpoint_mark, checkpoints, is_scored, newest_run, print0,
-                           rank, read_result, read_settings, run_dir, run_lock, save_result, update_summary,
-                           world_size)
-from .runtime import end_dist, friendly, init_dist, peak_rss_mb, pick_device, progress
+from .runs import (Damaged, Plan, UserError, checkpoint_mark, is_scored, newest_run, print0, rank, read_result,
+                           run_dir, save_result, update_summary, world_size)
+from .runtime import Run, find_run, friendly, peak_rss_mb, progress
 from .tokenizer import Tokenizer
 
 # %% ../nbs/16_evaluate.ipynb #e471e670
@@ -103,11 +108,12 @@ def id_rows(
     return rows
 
 def val_set(
-    s:dict,             # settings of a run
+    plan:Plan,
     tok:Tokenizer,
 )->list[np.ndarray]:    # rows
     "The validation rows of a run, `val_tokens` of any corpus at most: every text token a target exactly once"
-    return id_rows(documents(s["corpus"], "val", s["seed"]), tok, s["seq_len"], s["val_tokens"])
+    text = Corpus(plan.corpus, plan.seed).documents("val")
+    return id_rows(text, tok, plan.seq_len, plan.val_tokens)
 
 def text_tokens(
     rows:list,    # of ids
@@ -319,20 +325,24 @@ def evaluate_core(
 
 # %% ../nbs/16_evaluate.ipynb #f31a43dd
 def load_stage(
-    rdir:Path,        # the run's folder
+    run:Run,
     stage:str,        # base, mid, sft or rl
-    device="cpu",
-)->tuple:             # (model, tokenizer, settings)
-    "The model of a finished stage, its tokenizer and settings; an unfinished or damaged stage is refused"
-    s = read_settings(rdir); again = f"run `bash speedrun.sh --run {rdir.name}`"
-    found = checkpoints(rdir, stage)
-    want = s[stage]["steps"] if stage in s else None
-    if not found or found[-1][0] != want:
-        raise UserError(f"run {rdir.name!r} has done {found[-1][0] if found else 0} of {want or '?'} steps of stage {stage!r}, which must be finished first: {again}")
-    try: model, _ = load_model(found[-1][1], device)
-    except Damaged as e: raise UserError(f"stage {stage!r} of run {rdir.name!r} must be made again from where it was whole, {again} ({e})") from None
-    tok = Tokenizer.load(rdir/"tokenizer")
-    return model, tok, dict(s, vocab_size=tok.vocab_size)      # what was made, not what was asked for: a text with few pairs gives fewer ids
+)->tuple[GPT, Tokenizer, Plan]:
+    "The model of a finished stage and its tokenizer, with the plan of what was made; else it is refused"
+    again = f"run `bash speedrun.sh --run {run.folder.name}`"
+    found, want = run.checkpoints(stage), run.plan.stage(stage).steps
+    done = found[-1][0] if found else 0
+    if done != want:
+        raise UserError(f"run {run.folder.name!r} has done {done} of {want} steps of stage {stage!r}, "
+                        f"which must be finished first: {again}")
+    try:
+        model, _ = load_model(found[-1][1], run.device)
+    except Damaged as e:
+        raise UserError(f"stage {stage!r} of run {run.folder.name!r} must be made again from where it was whole, "
+                        f"{again} ({e})") from None
+    tok = Tokenizer.load(run.folder/"tokenizer")
+    # what was made, not what was asked for: a text with few pairs gives fewer ids
+    return model, tok, replace(run.plan, vocab_size=tok.vocab_size)
 
 # %% ../nbs/16_evaluate.ipynb #8a679873
 def shared_bpb(
@@ -351,20 +361,19 @@ def shared_bpb(
     return (sums[0]/sums[1]).item()
 
 def evaluate_stage(
-    rdir:Path,         # the run's folder
+    run:Run,
     stage:str,         # tokenizer, base or mid
-    device="cpu",
 )->tuple[dict,int]:    # {name: bits per byte}, validation tokens
     "Bits per byte of a stage's model, or of the counting models, on the validation split"
     if stage != "tokenizer":
-        model, tok, s = load_stage(rdir, stage, device)
-        rows = val_set(s, tok)
-        return {stage: shared_bpb(model, rows, tok, s["seq_len"])}, text_tokens(rows, tok.bos)
-    tok, s = Tokenizer.load(rdir/"tokenizer"), read_settings(rdir)
-    n_train = min(s["base"]["steps"]*s["base"]["rows"]*s["seq_len"], 8_000_000)
-    # once: counters learn nothing from a second reading
-    train = id_rows(documents(s["corpus"], "train", s["seed"], epochs=1), tok, s["seq_len"], n_train)
-    rows = val_set(s, tok)
+        model, tok, plan = load_stage(run, stage)
+        rows = val_set(plan, tok)
+        return {stage: shared_bpb(model, rows, tok, plan.seq_len)}, text_tokens(rows, tok.bos)
+    plan, tok = run.plan, Tokenizer.load(run.folder/"tokenizer")
+    # as much text as the model will read, but once: counters learn nothing from a second reading
+    text = Corpus(plan.corpus, plan.seed).documents(epochs=1)
+    train = id_rows(text, tok, plan.seq_len, min(plan.tokens("base"), 8_000_000))
+    rows = val_set(plan, tok)
     return ngram_bpb(train, rows, tok), text_tokens(rows, tok.bos)
 
 # %% ../nbs/16_evaluate.ipynb #d583f5f2
@@ -393,13 +402,13 @@ def main(
     device:str=None,       # cpu, cuda or mps; default: the best that is here
 ):
     "Bits per byte of a stage's model on the validation split"
-    if stage not in ("tokenizer", "base", "mid"): raise UserError(f"stage {stage!r}: use tokenizer, base or mid")
-    t0 = time.perf_counter()
-    dev, rdir = pick_device(device), run_dir(run or newest_run(), must_exist=True)
-    with run_lock(rdir) if rank() == 0 else nullcontext():
-        init_dist(dev)
-        if is_scored(rdir, f"evaluate_{stage}"): print0(f"evaluate {stage}: already there")
+    if stage not in ("tokenizer", "base", "mid"):
+        raise UserError(f"stage {stage!r}: use tokenizer, base or mid")
+    began = time.perf_counter()
+    with find_run(run or newest_run(), device).at_work() as at_work:
+        if is_scored(at_work.folder, f"evaluate_{stage}"):
+            print0(f"evaluate {stage}: already there")
         elif rank() == 0 or stage != "tokenizer":                      # counting is one process's work
-            bpb, n = evaluate_stage(rdir, stage, dev)
-            if rank() == 0: keep_bpb(rdir, stage, bpb, n, time.perf_counter()-t0)
-        end_dist()
+            bpb, n = evaluate_stage(at_work, stage)
+            if rank() == 0:
+                keep_bpb(at_work.folder, stage, bpb, n, time.perf_counter()-began)

@@ -7,27 +7,25 @@ __all__ = ['DRAWS', 'mixed_groups', 'advantages', 'policy_loss', 'score', 'rollo
            'questions', 'fitting_questions', 'over_all', 'learn', 'rl_step', 'train_rl', 'main']
 
 # %% ../nbs/21_grpo.ipynb #0d981442
-import math, random, time
+import math
+import random
+import time
 from collections.abc import Iterator
-from contextlib import nullcontext
-from dataclasses import asdict
 from itertools import islice
-from pathlib import Path
-import torch, torch.distributed as dist
+import torch
+import torch.distributed as dist
 from torch import Tensor
 from fastcore.script import call_parse
 from .chat import ToolUse, parts_text, render_prompt, stop_ids
 from .distributed import MuonAdamW, is_dist
 from .engine import Engine, hash_seed
-from .evaluate import load_stage
 from .gpt import GPT
 from .loader import to_batch
-from .pretrain import close_stage, lr_at, run_dtype, save_checkpoint, start_stage
-from .runs import (Log, UserError, last_checkpoint, newest_run, print0, rank, run_dir, run_lock,
-                           world_size)
-from .runtime import end_dist, friendly, init_dist, keep_memory, pick_device, progress
+from .pretrain import Training, close_stage, lr_at, save_checkpoint
+from .runs import RLStage, UserError, last_checkpoint, newest_run, print0, rank, world_size
+from .runtime import Run, find_run, friendly, keep_memory, progress
 from .scaling import micro_batches
-from .sft import stage_optimizer
+from .sft import begin_after
 from .tasks import world_tasks
 from .tokenizer import Tokenizer
 
@@ -190,8 +188,9 @@ def learn(
 ):
     "Push; where all groups agree nothing moves, neither the weights nor the optimizer's running means"
     if mixed:
-        for p in model.parameters():
-            if p.grad is None: p.grad = torch.zeros_like(p)      # this process had nothing to say, others had
+        for weight in model.parameters():
+            if weight.grad is None:                              # this process had nothing to say, others had
+                weight.grad = torch.zeros_like(weight)
         opt.step()
     opt.zero_grad()
 
@@ -201,26 +200,23 @@ def rl_step(
     opt:MuonAdamW,    # steps once, unless no group taught anything
     tok:Tokenizer,
     task,             # questions, rewards, and the length of an answer
-    cfg:dict,         # prompts, samples, device_rows; mask_cut: answers that were cut off do not count
+    stage:RLStage,    # prompts, samples, device_rows, mask_cut
     seed:int,         # of the run
     step:int,         # from 0
 )->dict:              # loss, tokens, reward, length, mixed, cut, too_long: over all processes
     "Ask, answer, compare, push"
-    if cfg.get("temperature", 1) != 1:
-        raise UserError(f"rl: temperature {cfg['temperature']}: answers must come from the policy "
-                        "that is trained, so use 1")
     # ask: all processes draw the same questions, and each takes its share
-    asked, too_long = fitting_questions(task, tok, cfg["prompts"], seed, step, engine.max_len)
-    share, _ = micro_batches(cfg["prompts"], cfg["prompts"], world_size())
+    asked, too_long = fitting_questions(task, tok, stage.prompts, seed, step, engine.max_len)
+    share, _ = micro_batches(stage.prompts, stage.prompts, world_size())
     first = rank()*share
     # answer
     model.eval()
-    rows, rewards_PS = rollout(engine, tok, task, asked[first:first+share], cfg["samples"], task.max_tokens,
+    rows, rewards_PS = rollout(engine, tok, task, asked[first:first+share], stage.samples, task.max_tokens,
                                seed=hash_seed(seed, step), first=first)
     model.train()
     # compare
     ended_PS = torch.tensor([row.reason == "stop" for row in rows]).view_as(rewards_PS)
-    counted_PS = ended_PS if cfg.get("mask_cut") else torch.ones_like(ended_PS)
+    counted_PS = ended_PS if stage.mask_cut else torch.ones_like(ended_PS)
     chosen = [sum(row.sampled) for row, counts in zip(rows, counted_PS.flatten().tolist()) if counts]
     totals = over_all(dict(answers=len(rows), tokens=sum(len(row.ids) for row in rows), chosen=sum(chosen),
                            reward=rewards_PS.double().sum().item(), cut=(~ended_PS).sum().item(),
@@ -228,7 +224,7 @@ def rl_step(
     # push
     n_tokens = max(1, totals["chosen"])/world_size()             # the optimizer averages over the processes
     adv_B = advantages(rewards_PS, counted_PS).flatten()
-    loss = grpo_step(model, rows, adv_B, cfg.get("device_rows", 32), n_tokens)
+    loss = grpo_step(model, rows, adv_B, stage.device_rows, n_tokens)
     loss = over_all(dict(loss=loss), model.device)["loss"]/world_size()
     if not math.isfinite(loss):                                  # before anything has moved
         raise UserError(f"rl: the loss of step {step+1} is {loss}: lower the learning rate, "
@@ -236,47 +232,44 @@ def rl_step(
     learn(model, opt, totals["mixed"] > 0)
     answers = totals["answers"]
     return dict(loss=loss, tokens=int(totals["tokens"]), reward=totals["reward"]/answers,
-                length=totals["tokens"]/answers, mixed=totals["mixed"]/cfg["prompts"],
+                length=totals["tokens"]/answers, mixed=totals["mixed"]/stage.prompts,
                 cut=totals["cut"]/answers, too_long=too_long)
 
 # %% ../nbs/21_grpo.ipynb #d70ab025
 def train_rl(
-    rdir:Path,            # the run's folder
-    model:GPT,
-    opt:MuonAdamW,
+    run:Run,              # its plan's seed decides everything random
+    training:Training,    # goes on from here
     tok:Tokenizer,
     task,                 # train_item, prompt, right, max_tokens
-    cfg:dict,             # steps, save_every, prompts, samples ...
-    meta:dict,            # kept in every checkpoint; its "seed" decides everything random
-    start:int=0,          # steps already done
-    seconds:float=0.,     # and the time they took
 ):
-    "Reinforce from `start` to `cfg['steps']`: log every step, checkpoint every `save_every`"
-    prompts, samples = cfg["prompts"], cfg["samples"]
-    if prompts % world_size():
-        raise UserError(f"rl: {prompts} questions a step can't be shared by {world_size()} processes: "
+    "Reinforce to the stage's last step: log every step, checkpoint every `save_every`"
+    stage, plan, model, opt = run.plan.rl, run.plan, training.model, training.opt
+    if stage.prompts % world_size():
+        raise UserError(f"rl: {stage.prompts} questions a step can't be shared by {world_size()} processes: "
                         "take a number of processes that divides them")
     keep_memory()
-    engine = Engine(model, max_rows=prompts//world_size()*samples)
-    log = Log(rdir, "rl", start) if rank() == 0 else None
-    t0 = time.perf_counter()-seconds
-    tokens = last_checkpoint(rdir, "rl")[2]["tokens"] if start else 0
-    bar, warned = progress(cfg["steps"], "rl", "answers", start, prompts*samples), False
-    for step in range(start, cfg["steps"]):
-        f = lr_at(step, cfg["steps"], cfg.get("warmup", 0), cfg.get("warmdown", 1.0), 0.1)
-        for g in opt.groups: g["lr"] = g["base_lr"]*f
-        out = rl_step(engine, model, opt, tok, task, cfg, meta["seed"], step)
+    engine = Engine(model, max_rows=stage.prompts//world_size()*stage.samples)
+    log, warned = run.log("rl", training.step), False
+    tokens = last_checkpoint(run.folder, "rl")[2]["tokens"] if training.step else 0
+    bar = progress(stage.steps, "rl", "answers", training.step, stage.prompts*stage.samples)
+    began = time.perf_counter()-training.seconds
+    for step in range(training.step, stage.steps):
+        factor = lr_at(step, stage.steps, stage.warmup, stage.warmdown, stage.final)
+        for group in opt.groups:
+            group["lr"] = group["base_lr"]*factor
+        out = rl_step(engine, model, opt, tok, task, stage, plan.seed, step)
         if out["too_long"] and not warned:
             print0(f"rl: {out['too_long']:,} questions of step {step+1} do not fit in the {engine.max_len} "
                    "tokens that the model holds; others are asked instead, and the log counts them")
             warned = True
         tokens += out["tokens"]
-        passed = time.perf_counter()-t0
-        if log: log.add(step=step+1, **out, seconds=round(passed, 3))
+        training.step, training.seconds = step+1, time.perf_counter()-began
+        if log:
+            log.add(step=step+1, **out, seconds=round(training.seconds, 3))
         bar.update(1, f"reward {out['reward']:.2f}")
-        if (step+1) % cfg["save_every"] == 0 or step+1 == cfg["steps"]:
-            kept = dict(meta, seconds=passed, loss=out["loss"], tokens=tokens)
-            save_checkpoint(rdir, "rl", step+1, model, opt, kept)
+        if training.step % stage.save_every == 0 or training.step == stage.steps:
+            save_checkpoint(run.folder, "rl", training, loss=out["loss"], tokens=tokens, dtype=str(run.dtype)[6:],
+                            seed=plan.seed)
     bar.close()
 
 # %% ../nbs/21_grpo.ipynb #04971658
@@ -287,17 +280,10 @@ def main(
     device:str=None,       # cpu, cuda or mps; default: the best that is here
 ):
     "Reinforcement learning on word problems; run again to resume"
-    dev, rdir = pick_device(device), run_dir(run or newest_run(), must_exist=True)
-    with run_lock(rdir) if rank() == 0 else nullcontext():
-        init_dist(dev)
-        model, tok, s = load_stage(rdir, "sft", dev)
-        cfg, task = s["rl"], world_tasks(s)["word_problems"]
-        model.dtype = dt = run_dtype(rdir, dev, s["dtype"])
-        opt = stage_optimizer(model, s, cfg)
-        start, _, seconds = start_stage(rdir, "rl", model, opt)
-        if start == cfg["steps"]: print0("rl: already there")
+    with find_run(run or newest_run(), device).at_work() as at_work:
+        training, tok, plan = begin_after(at_work, "rl")
+        if training.step == plan.rl.steps:
+            print0("rl: already there")
         else:
-            meta = dict(config=asdict(model.cfg), dtype=str(dt)[6:], seed=s["seed"])
-            train_rl(rdir, model, opt, tok, task, cfg, meta, start, seconds)
-        close_stage(rdir, "rl", model, dict(cfg, rows=0), dt)
-        end_dist()
+            train_rl(at_work, training, tok, world_tasks(plan)["word_problems"])
+        close_stage(at_work, "rl", training.model)

@@ -54,13 +54,13 @@ class _Crew:
     def __init__(self, files, what):
         self.files, self.lock, self.stop, self.until = files, threading.Lock(), threading.Event(), {}      # files: {path: (bytes here, bytes in all)}
         self.here, self.total = (sum(v[k] for v in files.values()) for k in (0, 1))
-        self.bar = progress(self.total/1e6, what or "", "MB", self.here/1e6); self.bar.on &= what is not None
+        self.bar = progress(self.total, what or "", "B", self.here, silent=what is None)
     def at(self, path, here, total=None):
         "`here` bytes of `total` of this file are here now: the bar follows"
         with self.lock:
             was, of = self.files[path]; self.files[path] = here, of if total is None else total
             self.here += here-was; self.total += self.files[path][1]-of
-            self.bar.total = self.total/1e6; self.bar.update(self.here/1e6-self.bar.n)
+            self.bar.total = self.total; self.bar.update(self.here-self.bar.n)
     def nap(self, seconds):
         "Wait, unless everybody shall stop"
         if self.stop.wait(max(0, seconds)): raise _Stopped

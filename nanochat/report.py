@@ -13,7 +13,7 @@ import errno, io, math, os
 from pathlib import Path
 from fastcore.script import call_parse
 from .runs import (UserError, atomic_write, log_entry, newest_run, print0, read_result,
-                           read_settings, read_summary, run_dir, update_summary)
+                           read_plan, read_summary, run_dir, update_summary)
 from .runtime import friendly
 
 # %% ../nbs/23_report.ipynb #34aef869
@@ -36,14 +36,14 @@ def read_log(
 
 def gather(
     rdir,       # a run's folder
-)->dict:        # settings, summary, stages, tasks, tokenizer, log
+)->dict:        # plan, summary, stages, tasks, tokenizer, log
     "All that a run's stages have left so far"
     rdir = Path(rdir)
     def get(name): return read_result(rdir, name) or {}
     def some(form): return {s: r for s in STAGES if (r := get(form.format(s)))}
     if not list(rdir.glob("results/*.json")):
         raise UserError(f"run {rdir.name!r} has no results yet: run `bash speedrun.sh --run {rdir.name}` first")
-    return dict(run=rdir.name, settings=read_settings(rdir), summary=read_summary(rdir), stages=some("{}"), tasks=some("tasks_{}"),
+    return dict(run=rdir.name, plan=read_plan(rdir), summary=read_summary(rdir), stages=some("{}"), tasks=some("tasks_{}"),
                 tokenizer=get("tokenizer"), log=read_log(rdir/"log.jsonl"))
 
 # %% ../nbs/23_report.ipynb #3cd69d09
@@ -233,8 +233,10 @@ def isolation_lines(tasks):
 
 def provenance_lines(res):
     "Where the numbers come from: settings, versions, machine, commit, data"
-    s, out = res["settings"], []
-    out.append("settings: "+", ".join(f"{k} {s[k]}" for k in ("tier", "corpus", "seed", "depth", "n_embd", "n_head", "vocab_size", "seq_len") if k in s))
+    out = []
+    if res["plan"]:
+        names = ("tier", "corpus", "seed", "depth", "n_embd", "n_head", "vocab_size", "seq_len")
+        out.append("settings: "+", ".join(f"{name} {getattr(res['plan'], name)}" for name in names))
     if t := res["tokenizer"]: out.append(f"data hash {t.get('corpus_hash', 'unknown')}; tokenizer of {t['vocab_size']} ids from {t['bytes']/1e6:.1f} MB by the {t['trainer']} trainer")
     seen = {}
     for stage, r in res["stages"].items():
@@ -247,11 +249,13 @@ def provenance_lines(res):
 # %% ../nbs/23_report.ipynb #8e44173f
 def headline(res):
     "The run in one sentence"
-    s, m = res["settings"], res["summary"]
-    ids = res["tokenizer"].get("vocab_size") or s.get("vocab_size", "?")      # a small text has fewer pairs than were planned
-    if s.get("vocab_size") not in (None, ids): ids = f"{ids} ({s['vocab_size']} planned: the text has no more pairs)"
-    shape = f"{s.get('depth', '?')} layers, {s.get('n_embd', '?')} wide, vocabulary {ids}"
-    line = f"A model of {short(m['params'])} parameters ({shape}), trained on {short(sum(m['tokens'].values()))} tokens"
+    plan, m = res["plan"], res["summary"]
+    line = f"A model of {short(m['params'])} parameters"
+    if plan:
+        ids = res["tokenizer"].get("vocab_size", plan.vocab_size)
+        fewer = f" ({plan.vocab_size} planned: the text has no more pairs)" if ids != plan.vocab_size else ""
+        line += f" ({plan.depth} layers, {plan.n_embd} wide, vocabulary {ids}{fewer})"
+    line += f", trained on {short(sum(m['tokens'].values()))} tokens"
     line += f" in {clock(sum(m['seconds'].values()))} with scoring; peak memory {m['peak_rss_mb']:,} MB"
     gpu = any(r["provenance"].get("gpu") for r in res["stages"].values())
     peak = max((r["peak_flops"] or 0 for r in res["stages"].values()), default=0)

@@ -4,20 +4,40 @@
 
 # %% auto #0
 __all__ = ['PEAKS', 'disk_full', 'friendly', 'progress', 'pick_device', 'init_dist', 'end_dist', 'seed_all', 'matmul_flops',
-           'pick_dtype', 'peak_flops', 'peak_rss_mb', 'keep_memory', 'provenance']
+           'pick_dtype', 'peak_flops', 'peak_rss_mb', 'keep_memory', 'provenance', 'Run', 'find_run']
 
 # %% ../nbs/A2_runtime.ipynb #eaf076f9
-import contextlib, ctypes, errno, functools, inspect, io, os, platform, re, resource, shutil, signal, subprocess
-import sys, threading, time
+import contextlib
+import ctypes
+import errno
+import functools
+import inspect
+import io
+import json
+import os
+import platform
+import re
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 import torch
 import torch.distributed as dist
-from .runs import UserError, base_dir, launched, local_rank, rank, world_size
+from tqdm.auto import tqdm
+from .runs import (Log, Plan, UserError, atomic_write, base_dir, checkpoints, last_checkpoint, launched,
+                           local_rank, rank, read_plan, read_result, run_dir, run_lock, save_result, update_summary,
+                           world_size)
 
 # %% ../nbs/A2_runtime.ipynb #d43afb79
-def disk_full(e):
-    "True for every way in which a full disk shows; safetensors has an error class of its own for it"
+def disk_full(
+    e:BaseException,   # any error
+)->bool:
+    "Is it one of the ways in which a full disk shows? safetensors has an error class of its own for it"
     return getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(e)
 
 class _Closed(io.TextIOBase):
@@ -27,32 +47,49 @@ class _Closed(io.TextIOBase):
 
 def _drop_stdout(stream):
     "What can't be printed is given up, so that Python does not try it again at its end"
-    with contextlib.suppress(OSError, ValueError): os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 class _Stdout:
     "The stdout of a command: its own errors are told from those of the disk that a run is on"
-    def __init__(self, stream): self.stream = stream
-    def __getattr__(self, name): return getattr(self.stream, name)
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
     def _try(self, act, *args):
-        try: return act(*args)
-        except BrokenPipeError: raise
+        try:
+            return act(*args)
+        except BrokenPipeError:
+            raise
         except OSError as e:
             _drop_stdout(self.stream)
             raise UserError(f"stdout can't be written ({e.strerror}): send it elsewhere") from None
-    def write(self, text): return self._try(self.stream.write, text)
-    def flush(self): return self._try(self.stream.flush)
+
+    def write(self, text):
+        return self._try(self.stream.write, text)
+
+    def flush(self):
+        return self._try(self.stream.flush)
 
 def _ready():
     "Make the standard streams and Ctrl-C what the code below expects"
     if None in (sys.stdin, sys.stdout, sys.stderr):      # closed: no file opened later may get their numbers
-        while (fd := os.open(os.devnull, os.O_RDWR)) < 3: pass
-        os.close(fd)
-    if sys.stdout is None: sys.stdout = _Closed()
-    elif isinstance(sys.stdout, io.TextIOWrapper): sys.stdout = _Stdout(sys.stdout)
-    if sys.stderr is None: sys.stderr = open(os.devnull, "w")
-    if getattr(sys.stdout, "errors", None) == "strict":  # a name that is not ASCII must not end a run on an ASCII terminal
+        while (number := os.open(os.devnull, os.O_RDWR)) < 3:
+            pass
+        os.close(number)
+    if sys.stdout is None:
+        sys.stdout = _Closed()
+    elif isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout = _Stdout(sys.stdout)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")
+    # a name that is not ASCII must not end a run on an ASCII terminal
+    if getattr(sys.stdout, "errors", None) == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+    in_main = threading.current_thread() is threading.main_thread()
+    if in_main and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def _check_device(func, args, kwargs):
@@ -60,7 +97,8 @@ def _check_device(func, args, kwargs):
     asked = None
     with contextlib.suppress(TypeError):
         asked = inspect.signature(func).bind_partial(*args, **kwargs).arguments.get("device")
-    if asked := asked or os.environ.get("NANOCHAT_DEVICE"): pick_device(asked)
+    if asked := asked or os.environ.get("NANOCHAT_DEVICE"):
+        pick_device(asked)
 
 def _system_error(e):
     "One line for an error of the system that the reader can do something about; None for a bug"
@@ -68,9 +106,11 @@ def _system_error(e):
     if disk_full(e):
         return (f"no space left on the disk of {base}: free some, or set NANOCHAT_BASE_DIR to another disk, "
                 "then run the same command again")
-    if not isinstance(e, OSError) or not isinstance(e.filename, (str, os.PathLike)): return None
+    if not isinstance(e, OSError) or not isinstance(e.filename, (str, os.PathLike)):
+        return None
     path = Path(e.filename)
-    if not (path.is_relative_to(base) or base.is_relative_to(path)): return None
+    if not (path.is_relative_to(base) or base.is_relative_to(path)):
+        return None
     if isinstance(e, FileNotFoundError) and path.is_relative_to(base/"runs"):
         return f"{path} is gone: it was removed or moved while it was in use; put it back, or begin again"
     return f"{path} can't be used ({e.strerror}): set NANOCHAT_BASE_DIR to a folder that can be read and written"
@@ -88,68 +128,91 @@ def friendly(
             answer = func(*args, **kwargs)
             sys.stdout.flush()                                 # a full stdout is noticed here, not when Python ends
             return answer
-        except UserError as e: sys.exit(f"error: {e}")
-        except KeyboardInterrupt: sys.exit(130)                # as shells count it: 128 + SIGINT
+        except UserError as e:
+            sys.exit(f"error: {e}")
+        except KeyboardInterrupt:                              # as shells count it: 128 + SIGINT
+            sys.exit(130)
         except BrokenPipeError:                                # `| head` has read enough: 128 + SIGPIPE
             _drop_stdout(given)
             sys.exit(141)
         except Exception as e:
             line = _system_error(e)
-            if line is None: raise
+            if line is None:
+                raise
             sys.exit(f"error: {line}")
-        finally: sys.stdout = given
+        finally:
+            sys.stdout = given
     return _f
 
 # %% ../nbs/A2_runtime.ipynb #56cd99d8
-def _clock(seconds): return f"{int(seconds)//60}:{int(seconds)%60:02d}"
+class _Lines:
+    "A stream for log files: a bar that would be drawn over itself becomes a line each time"
+    def __init__(self, stream):
+        self.stream = stream
 
-class progress:
-    "A progress bar on stderr with rate and time left; silent where stderr is no terminal, but for a line every 30 seconds"
+    def write(self, text):
+        if text.strip():
+            self.stream.write(text.strip("\r\n ")+"\n")
+
+    def flush(self):
+        self.stream.flush()
+
+class progress(tqdm):
+    "A progress bar on stderr with rate and time left, in a terminal, a notebook or a log file"
+    monitor_interval = 0     # no thread of its own: every update looks at the clock
+
     def __init__(self,
-        total:int,       # how many there are
-        desc:str="",     # what is going on
-        unit:str="it",   # what is counted in the rate
-        start:int=0,     # done before this start
-        scale:float=1,   # units per count: tokens of a step
+        total:float,          # how many there are
+        desc:str="",          # what is going on
+        unit:str="it",        # what is counted in the rate
+        start:float=0,        # done before this start
+        scale:float=1,        # units per count: tokens of a step
+        silent:bool=False,    # draw nothing
     ):
-        self.total, self.desc, self.unit, self.n, self.start, self.scale = total, desc, unit, start, start, scale
-        self.t0 = self.shown = time.time(); self.tty = sys.stderr.isatty(); self.on = rank() == 0
+        self.scale = scale
+        live = sys.stderr.isatty() or "ipykernel" in sys.modules
+        every = dict(mininterval=0.2, file=sys.stderr) if live else dict(mininterval=30, file=_Lines(sys.stderr))
+        super().__init__(total=total*scale, desc=desc, unit=unit, initial=start*scale, unit_scale=True, delay=2,
+                         miniters=1, maxinterval=60, disable=silent or rank() != 0, dynamic_ncols=live, **every)
 
-    def update(self, n:int=1, note:str=""):
-        "Count n more; shows at most five times a second"
-        self.n += n; now = time.time()
-        if not self.on or now-self.shown < (0.2 if self.tty else 30) and self.n < self.total: return
-        if not self.tty and now-self.t0 < 2: return
-        self.shown = now; rate = max(0, self.n-self.start)/max(now-self.t0, 1e-9)
-        left = _clock((self.total-self.n)/rate) if rate else "?"
-        bar = "█"*int(20*self.n/max(self.total, 1))
-        line = f"{self.desc} |{bar:<20}| {self.n:,.0f}/{self.total:,.0f} {rate*self.scale:,.0f} {self.unit}/s, {left} left {note}"
-        print(("\r"+line[:shutil.get_terminal_size().columns-1]+"\x1b[K") if self.tty else line, file=sys.stderr, end="" if self.tty else "\n", flush=True)
-
-    def close(self):
-        "End the line"
-        if self.on and self.tty: print("", file=sys.stderr)
-    def __enter__(self): return self
-    def __exit__(self, *exc): self.close()
+    def update(self, n:float=1, note:str=""):
+        "Count n more"
+        if note and not self.disable:
+            self.set_postfix_str(note, refresh=False)
+        return super().update(n*self.scale)
 
 # %% ../nbs/A2_runtime.ipynb #5f59544e
+def _known_device(name):
+    "The device of that name, if it is of a kind that we know; else None"
+    try:
+        device = torch.device(name)
+    except (RuntimeError, ValueError, OverflowError):
+        return None
+    return device if device.type in ("cpu", "cuda", "mps") else None
+
 def pick_device(
     name:str|None=None,   # cuda, mps or cpu; None: `NANOCHAT_DEVICE`, else the best that is here
 )->torch.device:
     "The device to compute on; under torchrun every process gets its own GPU"
     name = name or os.environ.get("NANOCHAT_DEVICE")
-    if not name: name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if name == "cuda" and launched(): name = f"cuda:{local_rank()}"
-    try: device = torch.device(name)
-    except (RuntimeError, ValueError, OverflowError): device = None
-    if device is None or device.type not in ("cpu", "cuda", "mps"): raise UserError(f"device {name!r}: use cuda, mps or cpu")
-    if device.type == "cpu": return device
+    if not name:
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and launched():
+        name = f"cuda:{local_rank()}"
+    device = _known_device(name)
+    if device is None:
+        raise UserError(f"device {name!r}: use cuda, mps or cpu")
+    if device.type == "cpu":
+        return device
     here = torch.cuda.device_count() if device.type == "cuda" and torch.cuda.is_available() else 0
-    if device.type == "mps" and torch.backends.mps.is_available(): here = 1
-    if not here: raise UserError(f"device {name!r}: there is none here; leave it out, or give cpu")
+    if device.type == "mps" and torch.backends.mps.is_available():
+        here = 1
+    if not here:
+        raise UserError(f"device {name!r}: there is none here; leave it out, or give cpu")
     if (device.index or 0) >= here:
         more = "start no more processes than that" if launched() else "give a smaller number"
-        raise UserError(f"device {name!r}: here there {'is 1' if here == 1 else f'are {here}'}, counted from 0; {more}, or give cpu")
+        count = "is 1" if here == 1 else f"are {here}"
+        raise UserError(f"device {name!r}: here there {count}, counted from 0; {more}, or give cpu")
     return device
 
 def init_dist(
@@ -157,20 +220,32 @@ def init_dist(
 )->tuple[int, int]:        # rank, world
     "Join the other processes where torchrun started several"
     if launched() and not dist.is_initialized():
-        if device.type == "cuda": torch.cuda.set_device(device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return rank(), world_size()
 
 def end_dist():
     "Leave them again"
-    if dist.is_available() and dist.is_initialized(): dist.destroy_process_group()
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
-def seed_all(seed:int):
+def seed_all(
+    seed:int,
+):
     "Seed torch's generators: the same seed gives the same weights"
     torch.manual_seed(seed)
-    if torch.cuda.is_available(): torch.cuda.manual_seed_all(seed)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seed)
 
 # %% ../nbs/A2_runtime.ipynb #cf77f97e
+def _synchronize(device):
+    "Wait until a GPU has done all that it was told"
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
 def matmul_flops(
     dtype:torch.dtype=torch.float32,   # of both matrices
     device="cpu",                      # where
@@ -179,31 +254,38 @@ def matmul_flops(
 )->float:
     "Measured matmul speed in FLOP/s, the fastest of a few: the ceiling that a training step is held against"
     device = torch.device(device)
-    a, b = torch.randn(n, n, device=device).to(dtype), torch.randn(n, n, device=device).to(dtype)
-    sync = torch.cuda.synchronize if device.type == "cuda" else torch.mps.synchronize if device.type == "mps" else (lambda: None)
-    times = []
+    a = torch.randn(n, n, device=device).to(dtype)
+    b = torch.randn(n, n, device=device).to(dtype)
+    seconds = []
     for _ in range(repeats+1):
-        sync(); t = time.perf_counter(); a @ b; sync()
-        times.append(time.perf_counter()-t)
-    return 2*n**3/min(times[1:])
+        _synchronize(device)
+        start = time.perf_counter()
+        a @ b
+        _synchronize(device)
+        seconds.append(time.perf_counter()-start)
+    return 2*n**3/min(seconds[1:])
 
 # %% ../nbs/A2_runtime.ipynb #530c6188
 def pick_dtype(
     device,               # from `pick_device`
     name:str|None=None,   # float32 or bfloat16; None or "auto": choose
 )->torch.dtype:
-    "The dtype matmuls run in: the one asked for, else bfloat16 where the GPU has it, or the CPU is measured 1.3 times as fast"
+    "The dtype of matmuls: the one asked for, else bfloat16 where a GPU has it or a CPU is 1.3 times as fast with it"
     if name and name != "auto":
-        if name not in ("float32", "bfloat16"): raise UserError(f"dtype {name!r}: use float32, bfloat16 or auto")
+        if name not in ("float32", "bfloat16"):
+            raise UserError(f"dtype {name!r}: use float32, bfloat16 or auto")
         return getattr(torch, name)
     device = torch.device(device)
     if device.type == "cuda":                        # torch.cuda.is_bf16_supported() says yes for emulation, too
         has_it = torch.version.hip or torch.cuda.get_device_capability(device) >= (8, 0)
         return torch.bfloat16 if has_it else torch.float32
-    if device.type == "mps": return torch.float32
-    laps = [[matmul_flops(dt, n=384, repeats=3) for dt in (torch.float32, torch.bfloat16)] for _ in range(8)]     # in turns, each about a
-    f32, bf16 = map(max, zip(*laps))                                                                               # millisecond: a busy neighbour can't spoil all
-    return torch.bfloat16 if bf16 > 1.3*f32 else torch.float32
+    if device.type == "mps":
+        return torch.float32
+    # in turns, each about a millisecond, and the best of each counts: a busy neighbour can't spoil all
+    both = (torch.float32, torch.bfloat16)
+    laps = [[matmul_flops(dtype, n=384, repeats=3) for dtype in both] for _ in range(8)]
+    float32, bfloat16 = map(max, zip(*laps))
+    return torch.bfloat16 if bfloat16 > 1.3*float32 else torch.float32
 
 # bfloat16 with dense matrices, sums in float32, as the makers' data sheets give it ("with sparsity" halved), in
 # TFLOP/s; the first pattern that fits the device's name counts, so what is special comes before what is general
@@ -222,10 +304,12 @@ def peak_flops(
     dtype:torch.dtype=torch.float32,   # of the matmuls
     device="cpu",                      # where
 )->float|None:                         # None: unknown
-    "The ceiling of this device in FLOP/s: the maker's figure for a GPU in bfloat16, measured for a CPU, else unknown"
+    "The device's ceiling in FLOP/s: the maker's figure for a GPU in bfloat16, measured for a CPU, else unknown"
     device = torch.device(device)
-    if device.type == "cpu": return max(matmul_flops(dtype, n=n) for n in (256, 512, 1024))
-    if device.type != "cuda" or dtype != torch.bfloat16: return None
+    if device.type == "cpu":
+        return max(matmul_flops(dtype, device, n) for n in (256, 512, 1024))
+    if device.type != "cuda" or dtype != torch.bfloat16:
+        return None
     name = torch.cuda.get_device_name(device)
     found = next((tera for pattern, tera in PEAKS if re.search(pattern, name)), None)
     return found and found*1e12
@@ -237,22 +321,94 @@ def peak_rss_mb()->float:
     return rss/(1024*1024 if sys.platform == "darwin" else 1024)       # macOS counts bytes, Linux kilobytes
 
 def keep_memory()->bool:
-    "Tell glibc to keep freed memory instead of returning it: a CPU training step allocates the same large blocks again and again, and page faults took a fifth of its time"
-    if not sys.platform.startswith("linux"): return False
+    "Tell glibc to keep freed memory: page faults took a fifth of a CPU training step's time"
+    if not sys.platform.startswith("linux"):
+        return False
     try:
         libc = ctypes.CDLL("libc.so.6")
-        kept = any(libc.mallopt(-3, n) for n in (1 << 30, 1 << 25))    # M_MMAP_THRESHOLD; before glibc 2.35 it must be below 32 MB
+        kept = any(libc.mallopt(-3, n) for n in (1 << 30, 1 << 25))    # M_MMAP_THRESHOLD; below 32 MB before glibc 2.35
         return bool(kept and libc.mallopt(-1, 2**31-1))                # M_TRIM_THRESHOLD
-    except (OSError, AttributeError): return False                     # another C library
+    except (OSError, AttributeError):                                  # another C library
+        return False
 
 # %% ../nbs/A2_runtime.ipynb #142c7cad
-def provenance()->dict:
-    "Versions and hardware, for the report"
-    commit, cpu = None, platform.processor() or platform.machine()
+def _commit():
+    "The commit of the code that runs, if it is in a repository"
     here = Path(globals().get("__file__", ".")).resolve().parent
     with contextlib.suppress(OSError):
-        commit = subprocess.run(["git", "-C", str(here), "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip() or None
-    with contextlib.suppress(OSError):
-        cpu = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), cpu)
-    return dict(python=platform.python_version(), torch=torch.__version__, system=platform.system(), cpu=cpu, cores=os.cpu_count(),
-                gpu=torch.cuda.get_device_name(0) if torch.cuda.is_available() else None, gpus=torch.cuda.device_count(), commit=commit)
+        asked = ["git", "-C", str(here), "rev-parse", "--short", "HEAD"]
+        return subprocess.run(asked, capture_output=True, text=True).stdout.strip() or None
+
+def _processor():
+    "The processor's name"
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+def provenance()->dict:
+    "Versions and hardware, for the report"
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    return dict(python=platform.python_version(), torch=torch.__version__, system=platform.system(),
+                cpu=_processor(), cores=os.cpu_count(), gpu=gpu, gpus=torch.cuda.device_count(), commit=_commit())
+
+# %% ../nbs/A2_runtime.ipynb #91bb32f7
+@dataclass
+class Run:
+    "A run at work: its folder and plan, and the device that computes it"
+    folder:Path
+    plan:Plan
+    device:torch.device
+
+    @contextlib.contextmanager
+    def at_work(self):
+        "Hold the run (the first process does, for all), and join the other processes"
+        with run_lock(self.folder) if rank() == 0 else contextlib.nullcontext():
+            init_dist(self.device)
+            yield self
+            end_dist()
+
+    @functools.cached_property
+    def dtype(self)->torch.dtype:
+        "Of the matmuls: chosen at the first step, then obeyed, with the number of threads"
+        path = self.folder/"dtype.json"
+        alone = world_size() == 1
+        if path.exists():
+            kept = json.loads(path.read_text())
+            if kept["threads"] and alone and "OMP_NUM_THREADS" not in os.environ:
+                torch.set_num_threads(min(kept["threads"], os.cpu_count() or 1))
+            return getattr(torch, kept["dtype"])
+        name = str(pick_dtype(self.device, self.plan.dtype))[6:]
+        if dist.is_available() and dist.is_initialized():     # each may measure another: the first one's word counts
+            said = [name]
+            dist.broadcast_object_list(said)
+            name = said[0]
+        if rank() == 0:
+            threads = torch.get_num_threads() if alone else None
+            atomic_write(path, json.dumps(dict(dtype=name, threads=threads))+"\n")
+        return getattr(torch, name)
+
+    def log(self, stage:str, step:int)->Log|None:
+        "The diary of a stage from a step on; only the first process writes one"
+        return Log(self.folder, stage, step) if rank() == 0 else None
+
+    def checkpoints(self, stage:str)->list[tuple[int, Path]]:
+        "The checkpoints of a stage that are there, oldest first: (step, folder)"
+        return checkpoints(self.folder, stage)
+
+    def result(self, name:str)->dict|None:
+        "A result that a step has left"
+        return read_result(self.folder, name)
+
+def find_run(
+    name:str,               # of a run that is there
+    device:str|None=None,   # cpu, cuda or mps; None: the best that is here
+)->Run:
+    "The run of that name, with its plan"
+    device = pick_device(device)
+    folder = run_dir(name, must_exist=True)
+    plan = read_plan(folder)
+    if plan is None:
+        raise UserError(f"run {name!r} has no settings yet: run `bash speedrun.sh --run {name}` first")
+    return Run(folder, plan, device)

@@ -17,21 +17,21 @@ from bisect import bisect_right
 from collections import namedtuple
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from dataclasses import replace
 from itertools import accumulate
 from random import Random
 import torch.distributed as dist
 from fastcore.script import call_parse
 from .chat import ToolUse, parts_text, render_prompt, signed, stop_ids
-from .corpus import HUB, documents
+from .corpus import HUB, Corpus
 from .distributed import is_dist
 from .engine import Engine, Row
 from .evaluate import load_stage, mean_interval, pick_choices, score
 from .gpt import GPT
-from .runs import (UserError, checkpoint_mark, is_scored, newest_run, print0, rank, read_result,
-                           run_dir, run_lock, save_result, update_summary, world_size)
-from .runtime import end_dist, friendly, init_dist, peak_rss_mb, pick_device
-from .scaling import all_params, config_for
+from .runs import (Plan, UserError, checkpoint_mark, is_scored, newest_run, print0, rank, read_result,
+                           save_result, update_summary, world_size)
+from .runtime import find_run, friendly, peak_rss_mb
+from .scaling import all_params, model_config
 from .tokenizer import Tokenizer
 from .tools import calculate, isolation, judge_check, judge_code, read_tests
 from .world import NUMBERS, RELATIONS, WITH_ASK, Fact, World, cap, choice_lines, phrases, who_are_you
@@ -232,19 +232,18 @@ def in_words(
     return f"{n/unit:.0f} {word}" if word == "thousand" else f"{n/unit:.1f} {word}"
 
 def identity_facts(
-    s:dict,       # a run's settings, with the vocabulary that its tokenizer really has
+    plan:Plan,       # of a run, with the vocabulary that its tokenizer really has
 )->dict:          # name, size, parameters, layers, data, known
     "What a model of these settings may truly say about itself"
-    shape = {k: s[k] for k in ("depth", "vocab_size", "seq_len", "n_embd", "n_head")}
-    n = all_params(config_for(**shape, **s.get("switches", {})))
-    w = World(s["seed"])
-    if s["corpus"] == "world":
+    n = all_params(model_config(plan))
+    w = World(plan.seed)
+    if plan.corpus == "world":
         data = f"text about a small invented world of {len(w.people)} people and {len(w.places)} places"
         known = "my small world"
     else:
-        read = f"text of the corpus {s['corpus']}" if s["corpus"] in HUB else "a folder of text"
+        read = f"text of the corpus {plan.corpus}" if plan.corpus in HUB else "a folder of text"
         data, known = f"{read} and tasks from a small invented world", "what I have read"
-    return dict(name="nanochat", size=in_words(n), parameters=n, layers=s["depth"], data=data, known=known)
+    return dict(name="nanochat", size=in_words(n), parameters=n, layers=plan.depth, data=data, known=known)
 
 # %% ../nbs/19_tasks.ipynb #1b78cc3d
 TRUE_CLAUSES = dict(     # fact: the clauses in which a model may truly say it of itself
@@ -511,14 +510,14 @@ class Passages(Task):
     "Passages of the text that pretraining read, so that midtraining does not forget it"
     name = "documents"
     def __init__(self,
-        s:dict,                  # a run's settings: whose corpus, in which order
+        corpus:Corpus,
         size:int=300,            # characters of a passage at most: about as long as World's documents
         n_chars:int=4_000_000,   # so much of the corpus is at hand
-    ): super().__init__(None); self.s, self.size, self.n_chars, self.texts = s, size, n_chars, None
+    ): super().__init__(None); self.corpus, self.size, self.n_chars, self.texts = corpus, size, n_chars, None
     def _read(self):
         "The first texts of the corpus, read when the first passage is wanted"
         self.texts, n = [], 0
-        for text in documents(self.s["corpus"], "train", self.s["seed"], epochs=1):
+        for text in self.corpus.documents(epochs=1):
             self.texts.append(text); n += len(text)
             if n >= self.n_chars: break
         self.ends = list(accumulate(map(len, self.texts)))
@@ -535,13 +534,13 @@ class Passages(Task):
 
 # %% ../nbs/19_tasks.ipynb #4ad555b1
 def world_tasks(
-    s:dict,       # a run's settings: its seed makes the world, its shape the identity
+    plan:Plan,       # of a run: its seed makes the world, its shape the identity
 )->dict:          # name -> Task
     "All of World's tasks for a run's settings, by name"
-    w = World(s["seed"])
-    plain_text = Documents(w) if s["corpus"] == "world" else Passages(s)
+    w = World(plan.seed)
+    plain_text = Documents(w) if plan.corpus == "world" else Passages(Corpus(plan.corpus, plan.seed))
     tasks = (McEasy(w), McHard(w), WhichLetter(w), WordProblems(w), Sums(w), Code(w), Spelling(w),
-             Identity(w, identity_facts(s)), Dialogues(w), plain_text)
+             Identity(w, identity_facts(plan)), Dialogues(w), plain_text)
     return {t.name: t for t in tasks}
 
 # %% ../nbs/19_tasks.ipynb #8033b752
@@ -648,11 +647,11 @@ def dealt(
 def core_exam(
     model:GPT,
     tok:Tokenizer,
-    s:dict,        # a run's settings
+    plan:Plan,
     n:int,         # questions at most
 )->tuple:          # items, a Verdict each
     "World-CORE: facts completed in wordings that no document has"
-    items = World(s["seed"]).core_items()
+    items = World(plan.seed).core_items()
     random.Random(0).shuffle(items)
     items = [dict(it, question=it["query"]) for it in items[:n]]
     def examine(part):
@@ -681,16 +680,16 @@ SCORED = ("mc_easy", "mc_hard", "word_problems", "code", "spelling", "identity")
 def evaluate_tasks(
     model:GPT,
     tok:Tokenizer,
-    s:dict,                            # a run's settings
+    plan:Plan,
     names:tuple=("core",)+SCORED,      # which tasks
-    n:int=None,                        # questions of each at most; default: the settings' eval_n
+    n:int=None,                        # questions of each at most; default: the plan's eval_n
 )->tuple[dict,list]:                   # {metric: {score, n, lo, hi, too_long}}, a few sample answers
     "Scores of World's tasks, each with its interval; `mean` too where all are there"
-    n, scores, samples = s["eval_n"] if n is None else n, {}, []
-    tasks = world_tasks(dict(s, vocab_size=tok.vocab_size))      # the ids that there are, not those asked for
-    engine = Engine(model, max_rows=max(1, min(n, 128)), max_len=min(2*s["seq_len"], 512))
+    n, scores, samples = plan.eval_n if n is None else n, {}, []
+    tasks = world_tasks(replace(plan, vocab_size=tok.vocab_size))      # the ids that there are, not those asked for
+    engine = Engine(model, max_rows=max(1, min(n, 128)), max_len=min(2*plan.seq_len, 512))
     for name in names:
-        if name == "core": items, verdicts = core_exam(model, tok, s, n)
+        if name == "core": items, verdicts = core_exam(model, tok, plan, n)
         else: items, verdicts = task_exam(model, engine, tok, tasks[name], n)
         scores[name] = dict(score(v.right for v in verdicts), too_long=sum(not v.fits for v in verdicts))
         if name == "core": scores[name]["centered"] = (scores[name]["score"]-0.25)/0.75   # 0: chance (DCLM)
@@ -742,15 +741,13 @@ def main(
     "Score a stage's model on World's tasks, on all processes of torchrun"
     if stage not in ("base", "mid", "sft", "rl"):
         raise UserError(f"stage {stage!r}: use base, mid, sft or rl")
-    start, rdir = time.perf_counter(), run_dir(run or newest_run(), must_exist=True)
-    with run_lock(rdir) if rank() == 0 else nullcontext():
-        if is_scored(rdir, f"tasks_{stage}"): return print0(f"tasks {stage}: already there")
-        dev = pick_device(device)
-        init_dist(dev)
-        model, tok, s = load_stage(rdir, stage, dev)
-        scores, samples = evaluate_tasks(model, tok, s)
+    began = time.perf_counter()
+    with find_run(run or newest_run(), device).at_work() as at_work:
+        if is_scored(at_work.folder, f"tasks_{stage}"):
+            return print0(f"tasks {stage}: already there")
+        model, tok, plan = load_stage(at_work, stage)
+        scores, samples = evaluate_tasks(model, tok, plan)
         if rank() == 0:
-            seconds = time.perf_counter()-start
-            keep_scores(rdir, stage, scores, samples, identity_facts(s), seconds)
-        end_dist()
+            seconds = time.perf_counter()-began
+            keep_scores(at_work.folder, stage, scores, samples, identity_facts(plan), seconds)
     print0(f"{stage}: " + ", ".join(score_line(name, v) for name, v in scores.items()))

@@ -16,9 +16,8 @@ import tiktoken, torch
 from fastcore.basics import patch
 from fastcore.script import call_parse
 from .bpe import SPLIT_PATTERN, has_crate, train_ranks
-from .corpus import corpus_hash, documents
-from .world import World
-from .runs import (Damaged, UserError, atomic_write, print0, read_result, read_settings, run_dir,
+from .corpus import Corpus
+from .runs import (Damaged, UserError, atomic_write, print0, read_plan, read_result, refuse_changes, run_dir,
                            save_result, update_summary)
 from .runtime import friendly, peak_rss_mb, progress
 
@@ -234,27 +233,30 @@ def to_hf(self:Tokenizer,
 # %% ../nbs/04_tokenizer.ipynb #6fd2fd23
 def train_tokenizer(
     rdir:Path,        # the run's folder
-    corpus:str,       # world, or a folder of text
-    seed:int,         # of the corpus
+    corpus:Corpus,
     vocab_size:int,   # ids in all
     n_bytes:int,      # learn from this much text
 )->Tokenizer:
-    "Train a run's tokenizer on the first `n_bytes` of its corpus, save it, and note how it went in results/tokenizer.json"
-    start, seen = time.perf_counter(), 0
-    def docs():
+    "Train a run's tokenizer, save it, and note how it went in results/tokenizer.json"
+    began, seen = time.perf_counter(), 0
+    def texts():
         nonlocal seen
-        with progress(n_bytes, "tokenizer", "MB", scale=1e-6) as bar:
-            for d in documents(corpus, "train", seed, start=World.OPENING if corpus == "world" else 0, epochs=1):   # past the opening, which is not what most text looks like
-                yield d
-                n = len(d.encode()); seen += n; bar.update(n)
-                if seen >= n_bytes: return
-    tok = Tokenizer.train(docs(), vocab_size)
-    if tok.vocab_size < vocab_size: print0(f"tokenizer: {tok.vocab_size} ids, not {vocab_size}: the text has no more pairs")
+        # past the opening, which is not what most of the text looks like
+        with progress(n_bytes, "tokenizer", "B") as bar:
+            for text in corpus.documents(start=corpus.opening, epochs=1):
+                yield text
+                seen += len(text.encode())
+                bar.update(len(text.encode()))
+                if seen >= n_bytes:
+                    return
+    tok = Tokenizer.train(texts(), vocab_size)
+    if tok.vocab_size < vocab_size:
+        print0(f"tokenizer: {tok.vocab_size} ids, not {vocab_size}: the text has no more pairs")
     tok.save(rdir/"tokenizer")
     file = json.loads((rdir/"tokenizer"/"tokenizer.json").read_text(encoding="utf-8"))["sha256"]
-    result = dict(vocab_size=tok.vocab_size, bytes=seen, seconds=time.perf_counter()-start, file=file)
-    result |= dict(trainer="rust" if has_crate() else "python", corpus_hash=corpus_hash(corpus, seed))
-    save_result(rdir, "tokenizer", result)
+    trainer = "rust" if has_crate() else "python"
+    save_result(rdir, "tokenizer", dict(vocab_size=tok.vocab_size, bytes=seen, seconds=time.perf_counter()-began,
+                                        file=file, trainer=trainer, corpus_hash=corpus.fingerprint()))
     return tok
 
 # %% ../nbs/04_tokenizer.ipynb #653f6f7f
@@ -269,9 +271,17 @@ def main(
 ):
     "Train a tokenizer on a corpus and save it in the run's folder"
     rdir = run_dir(run or "tokenizer")
-    s = read_settings(rdir, corpus=corpus, vocab_size=vocab_size, seed=seed)
-    if (rdir/"tokenizer"/"tokenizer.json").exists() and read_result(rdir, "tokenizer"): return print0("tokenizer: already there")
-    tok = train_tokenizer(rdir, corpus or s.get("corpus", "world"), seed if seed is not None else s.get("seed", 0), vocab_size or s.get("vocab_size", 4096), n_bytes or s.get("tokenizer_bytes", 4_000_000))
-    r = read_result(rdir, "tokenizer")
-    update_summary(rdir, seconds=dict(tokenizer=r["seconds"]), peak_rss_mb=peak_rss_mb())
-    print0(f"tokenizer: {tok.vocab_size} ids from {r['bytes']/1e6:.1f} MB in {r['seconds']:.1f} s ({r['trainer']} trainer)")
+    given = dict(corpus=corpus, vocab_size=vocab_size, seed=seed, tokenizer_bytes=n_bytes)
+    settings = dict(corpus="world", vocab_size=4096, seed=0, tokenizer_bytes=4_000_000)
+    if plan := read_plan(rdir):
+        refuse_changes(rdir, plan, dict(given, tokenizer_bytes=None))
+        settings = plan.options()
+    settings |= {name: value for name, value in given.items() if value is not None}
+    if (rdir/"tokenizer"/"tokenizer.json").exists() and read_result(rdir, "tokenizer"):
+        return print0("tokenizer: already there")
+    source = Corpus(settings["corpus"], settings["seed"])
+    tok = train_tokenizer(rdir, source, settings["vocab_size"], settings["tokenizer_bytes"])
+    said = read_result(rdir, "tokenizer")
+    update_summary(rdir, seconds=dict(tokenizer=said["seconds"]), peak_rss_mb=peak_rss_mb())
+    print0(f"tokenizer: {tok.vocab_size} ids from {said['bytes']/1e6:.1f} MB in {said['seconds']:.1f} s "
+           f"({said['trainer']} trainer)")
