@@ -1,13 +1,16 @@
 "The doors of speedrun.sh: what each answers, what it refuses, and when it sets up again"
 import fcntl, json, os, shutil, subprocess, sys
+from dataclasses import replace
 from pathlib import Path
 import pytest
 from conftest import ROOT, door, environment, one_line
+from nanochat.runs import write_plan
+from nanochat.scaling import SMOKE
 
 def run_folder(base, name, when=None, **settings):
     "A folder that looks like a run"
     d = base/"runs"/name; (d/"results").mkdir(parents=True)
-    (d/"settings.json").write_text(json.dumps(dict(tier="smoke", corpus="world", seed=0, depth=2, base=dict(steps=60), **settings)))
+    write_plan(d, replace(SMOKE, **settings))
     if when: os.utime(d, (when, when))
     return d
 
@@ -56,13 +59,16 @@ def test_what_runs_knows_by_heart_is_what_others_say():
     road = re.search(r"^road\(\) \{\n(.*?)^\}", (ROOT/"speedrun.sh").read_text(), re.M | re.S)[1]
     assert tuple(re.findall(r"^  step (\w+)", road, re.M)) == ROAD
     assert set(HUB_NAMES) == set(HUB)
-    assert {tier: t["depth"] for tier, t in TIERS.items()} == {t: d for t, d in TIER_DEPTH.items() if t in TIERS} and set(TIER_DEPTH) == {*TIERS, *PLANNED}
+    assert {tier: t.depth for tier, t in TIERS.items()} == {t: d for t, d in TIER_DEPTH.items() if t in TIERS} and set(TIER_DEPTH) == {*TIERS, *PLANNED}
 
-def test_default_name_is_that_of_the_library(base):
-    from nanochat.scaling import plan, run_name
-    for tier, corpus, depth, seed in (("smoke", "world", None, 0), ("laptop", "world", None, 2), ("smoke", "world", 3, 1), ("smoke", str(ROOT/"tests"), None, 0)):
-        s = plan(tier=tier, corpus=corpus, depth=depth, seed=seed)
-        want = run_name(tier, corpus, s["depth"], seed)
+def test_default_name_is_that_of_the_library(base, tmp_path):
+    from nanochat.scaling import make_plan, run_name
+    texts = tmp_path/"texts"
+    texts.mkdir()
+    (texts/"a.txt").write_text("The old miller walked to the market.\n"*500)
+    for tier, corpus, depth, seed in (("smoke", "world", None, 0), ("laptop", "world", None, 2), ("smoke", "world", 3, 1), ("smoke", str(texts), None, 0)):
+        plan = make_plan(tier=tier, corpus=corpus, depth=depth, seed=seed)
+        want = run_name(tier, corpus, plan.depth, seed)
         run_folder(base, want)                                 # a run of that name with another vocabulary: the refusal shows the name
         args = ["--tier", tier, "--corpus", corpus, "--seed", seed, "--vocab_size", "777"] + (["--depth", depth] if depth else [])
         one_line(door(*args), repr(want), status=1)

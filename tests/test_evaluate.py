@@ -1,9 +1,11 @@
 "Scores on real evaluation sets: every row of the three forms is understood, what is missing is named, and a model that knows nothing scores nothing"
 import itertools, json
+from dataclasses import replace
 import numpy as np, pytest, torch
 from conftest import Run, refused, run_module, torchrun
 from nanochat.evaluate import core_score, evaluate_core, load_core, mean_interval, options, row_pairs, score, score_rows, wilson
 from nanochat.gpt import GPT, GPTConfig
+from nanochat.scaling import SMOKE
 from nanochat.tokenizer import Tokenizer
 
 HERE = {"arc_easy", "arc_challenge", "copa", "piqa", "openbook_qa", "winograd", "winogrande", "boolq", "bigbench_dyck_languages", "bigbench_operators", "bigbench_repeat_copy_logic"}
@@ -93,10 +95,10 @@ def test_intervals_of_a_mean_cover_what_they_promise(tasks, n, p):
 def test_validation_of_an_endless_text_ends(monkeypatch):
     from itertools import repeat
     from nanochat import evaluate
-    monkeypatch.setattr(evaluate, "documents", lambda *args, **kwargs: repeat("The sea is calm today, and so is the captain.\n"))
+    monkeypatch.setattr(evaluate.Corpus, "documents", lambda *args, **kwargs: repeat("The sea is calm today, and so is the captain.\n"))
     tok = Tokenizer.train(["The sea is calm today, and so is the captain."]*3, 270)
     for corpus in ("world", "tinystories", "/some/folder"):
-        rows = evaluate.val_set(dict(corpus=corpus, seed=0, seq_len=64, val_tokens=5000), tok)
+        rows = evaluate.val_set(replace(SMOKE, corpus=corpus, seq_len=64, val_tokens=5000), tok)
         assert 4900 < evaluate.text_tokens(rows, tok.bos) <= 5000 and {r.dtype for r in rows} == {np.dtype(np.uint16)}
     class Large:
         vocab_size, bos, encode = 70_000, 69_999, staticmethod(lambda text: [69_000]*len(text))

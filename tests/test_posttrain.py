@@ -1,5 +1,6 @@
 "After pretraining: conversations that stay whole, and a reinforcement that is the same from any number of processes and moves nothing where nothing was learned"
 import copy, gzip, json, math, random, shutil, socket, subprocess, sys
+from dataclasses import replace
 from itertools import islice
 import pytest, torch
 from hypothesis import given, settings, strategies as st
@@ -10,10 +11,10 @@ from nanochat.distributed import MuonAdamW, param_groups
 from nanochat.engine import Engine
 from nanochat.gpt import GPT, GPTConfig, MODERN
 from nanochat.loader import Lanes, to_batch
-from nanochat.pretrain import new_model, save_checkpoint
-from nanochat.runs import UserError
-from nanochat.runtime import seed_all
-from nanochat.scaling import plan
+from nanochat.pretrain import Training, new_model, save_checkpoint
+from nanochat.runs import RLStage, UserError, read_plan, write_plan
+from nanochat.runtime import Run as AtWork, seed_all
+from nanochat.scaling import make_plan
 from nanochat.tokenizer import Tokenizer
 from nanochat.world import World
 
@@ -51,10 +52,10 @@ def teacher(tok):
         opt.zero_grad()
     return model
 
-CFG = dict(prompts=8, samples=4, max_tokens=4, device_rows=16)
+STAGE = RLStage(steps=3, save_every=1, prompts=8, samples=4, lr_scale=1., device_rows=16)
 
-def step(model, opt, tok, task, number=0, **cfg):
-    return grpo.rl_step(Engine(model, max_rows=64), model, opt, tok, task, {**CFG, **cfg}, seed=0, step=number)
+def step(model, opt, tok, task, number=0, **stage):
+    return grpo.rl_step(Engine(model, max_rows=64), model, opt, tok, task, replace(STAGE, **stage), seed=0, step=number)
 
 def everything(model, opt):
     "All weights and all of the optimizer's state"
@@ -92,7 +93,7 @@ def test_a_step_in_which_no_group_is_mixed_moves_nothing(teacher, tok, reward, s
         for row in rows: row.reason = "stop"
         return rows
     engine.generate = ended
-    out = grpo.rl_step(engine, model, opt, tok, Agrees(lambda text: reward), dict(CFG, samples=samples), seed=0, step=1)
+    out = grpo.rl_step(engine, model, opt, tok, Agrees(lambda text: reward), replace(STAGE, samples=samples), seed=0, step=1)
     assert out["mixed"] == 0 and out["loss"] == 0 and opt.t == 1
     assert out["reward"] == pytest.approx(reward)
     after = everything(model, opt)
@@ -102,7 +103,7 @@ def test_a_step_in_which_no_group_is_mixed_moves_nothing(teacher, tok, reward, s
 def test_mixed_counts_groups_with_fractional_rewards_too(teacher, tok):
     model = copy.deepcopy(teacher)
     out = step(model, MuonAdamW(param_groups(model)), tok, Pays(lambda text: .2 if text == "7" else .3))
-    assert 0 < out["mixed"] <= 1 and out["mixed"]*CFG["prompts"] == int(out["mixed"]*CFG["prompts"])
+    assert 0 < out["mixed"] <= 1 and out["mixed"]*STAGE.prompts == int(out["mixed"]*STAGE.prompts)
 
 @pytest.mark.parametrize("reward", [math.nan, math.inf, -math.inf, 1e300, None, "much", torch.tensor(math.nan)], ids=str)
 def test_a_reward_that_is_no_number_is_refused_with_its_question(teacher, tok, reward):
@@ -141,17 +142,17 @@ def asked(monkeypatch):
 def test_answers_may_be_as_long_as_in_the_exam(teacher, tok, monkeypatch, limit):
     class Limited(Larger): max_tokens = limit
     calls, model = asked(monkeypatch), copy.deepcopy(teacher)
-    out = step(model, MuonAdamW(param_groups(model)), tok, Limited(), max_tokens=96)
+    out = step(model, MuonAdamW(param_groups(model)), tok, Limited())
     assert [c["max_tokens"] for c in calls] == [limit] and out["length"] <= limit
     assert out["cut"] == 1 if limit == 1 else 0 <= out["cut"] < 1
 
 def test_exam_and_practice_of_word_problems_have_one_limit(tok, teacher, monkeypatch):
-    task, model = tasks.world_tasks(plan("smoke"))["word_problems"], copy.deepcopy(teacher)
+    task, model = tasks.world_tasks(make_plan("smoke"))["word_problems"], copy.deepcopy(teacher)
     engine = Engine(model, max_rows=8, max_len=1000)
     engine.model.cos, engine.model.sin = (torch.ones(1000, *t.shape[1:]) for t in (model.cos, model.sin))
     engine.max_len = 1000
     calls = asked(monkeypatch)
-    grpo.rl_step(engine, model, MuonAdamW(param_groups(model)), tok, task, dict(CFG, prompts=1, samples=2), seed=0, step=0)
+    grpo.rl_step(engine, model, MuonAdamW(param_groups(model)), tok, task, replace(STAGE, prompts=1, samples=2), seed=0, step=0)
     tasks.task_exam(model, engine, tok, task, 2)
     assert [c["max_tokens"] for c in calls] == [task.max_tokens]*2
 
@@ -162,9 +163,12 @@ def test_answers_end_in_practice_as_they_do_in_a_talk(teacher, tok, monkeypatch)
     assert ends == {tok.special("<|assistant_end|>"), tok.special("<|user_start|>"), tok.bos}
     assert calls[0]["stop_ids"] == ends == set(chat.Talk(Engine(model), tok).stops)
 
-@pytest.mark.parametrize("temperature", [0, .7, 1.5, math.nan, "1"])
-def test_another_temperature_is_refused(teacher, tok, temperature):
-    with pytest.raises(UserError, match="temperature"): step(copy.deepcopy(teacher), None, tok, Larger(), temperature=temperature)
+def test_a_plan_has_no_other_temperature():
+    from dataclasses import asdict
+    from nanochat.runs import Plan, from_json
+    said = asdict(make_plan("smoke"))
+    said["rl"]["temperature"] = .7
+    with pytest.raises(ValueError, match="rl.temperature is unknown"): from_json(Plan, said)
 
 def test_cut_answers_are_pushed_down_or_left_out(teacher, tok):
     "In one group: two right answers, one wrong, one cut off"
@@ -215,10 +219,7 @@ def test_one_that_fits_is_asked_in_turn_and_none_is_one_clear_line(tok):
 def test_the_smoke_tier_with_short_rows_of_bytes_is_reinforced(tmp_path):
     run = Run(tmp_path, "short")
     run_module("pretrain", "--run", run.name, "--tier", "smoke", "--seq_len", 64, "--vocab_size", 265, "--num_iterations", 2, "--dtype", "float32", base=tmp_path)
-    s = run.settings
-    s.pop("sha256", None)                                                      # changed on purpose: the seal goes
-    for stage in ("mid", "sft", "rl"): s[stage].update(steps=2, save_every=2)
-    (run.dir/"settings.json").write_text(json.dumps({k: v for k, v in s.items() if k != "sha256"}))
+    run.change(**{stage: dict(steps=2, save_every=2) for stage in ("mid", "sft", "rl")})
     for stage in ("mid", "sft"):
         said = run.train(stage).stderr
         talks = json.loads((run.dir/"results"/f"{stage}.json").read_text())["conversations"]
@@ -228,7 +229,7 @@ def test_the_smoke_tier_with_short_rows_of_bytes_is_reinforced(tmp_path):
     assert all(l["too_long"] > 0 for l in lines_of(run.dir, "rl"))
     byte_level = Tokenizer.train(["a"], 265)                               # and where nothing fits at all
     with pytest.raises(UserError, match="none of .* questions fits"):
-        grpo.fitting_questions(tasks.world_tasks(s)["word_problems"], byte_level, 4, 0, 0, 64)
+        grpo.fitting_questions(tasks.world_tasks(read_plan(run.dir))["word_problems"], byte_level, 4, 0, 0, 64)
 
 # ---- the same from any number of processes -------------------------------------------------------------------------------
 
@@ -267,13 +268,10 @@ def launch(processes, command, base):
                           env=environment(base, OMP_NUM_THREADS=1, NANOCHAT_DEVICE="cpu"), text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
 
-def in_float32(run, stage, **cfg):
+def in_float32(run, stage, **changes):
     "The run computes in float32 from here on, with shorter stages"
     (run.dir/"dtype.json").write_text('{"dtype": "float32", "threads": null}\n')
-    s = run.settings
-    s.pop("sha256", None)                                                  # changed on purpose: the seal goes
-    s[stage].update(cfg)
-    (run.dir/"settings.json").write_text(json.dumps({k: v for k, v in s.items() if k != "sha256"}))
+    run.change(**{stage: changes})
     return run
 
 def same_weights(a, b, start, stage):
@@ -326,13 +324,13 @@ def test_fine_tuning_by_two_processes_is_that_of_one(smoke, tmp_path):
 
 @pytest.mark.parametrize("rows, at_once", [(24, 8), (12, 8), (8, 3), (8, 100)])
 def test_a_step_of_fine_tuning_is_the_same_rows_from_1_2_and_4_processes(words, monkeypatch, rows, at_once):
-    s = plan("smoke")
-    s["sft"].update(rows=rows, device_rows=at_once)
+    plan = make_plan("smoke")
+    plan = replace(plan, sft=replace(plan.sft, rows=rows, device_rows=at_once))
     def first_step(world, rank):
         monkeypatch.setenv("RANK", str(rank))
         monkeypatch.setenv("WORLD_SIZE", str(world))
         parts = []
-        for ids, _, state in sft.stage_stream(words, s, "sft"):
+        for ids, _, state in sft.stage_stream(words, plan, "sft"):
             parts.append(ids)
             if state is not None: return torch.cat(parts)                  # a state comes with the last of a step
     one = first_step(1, 0)
@@ -341,10 +339,11 @@ def test_a_step_of_fine_tuning_is_the_same_rows_from_1_2_and_4_processes(words, 
 
 def test_shares_that_cannot_be_are_one_line(words, teacher, tok, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(UserError) as e: sft.stage_stream(words, plan("smoke"), "sft")
+    with pytest.raises(UserError) as e: sft.stage_stream(words, make_plan("smoke"), "sft")
     assert "8" in str(e.value) and "3" in str(e.value) and "\n" not in str(e.value)
     with pytest.raises(UserError, match="8 questions a step can't be shared by 3 processes"):
-        grpo.train_rl(None, copy.deepcopy(teacher), None, tok, Larger(), CFG, {})
+        run = AtWork(None, replace(make_plan("smoke"), rl=STAGE), torch.device("cpu"))
+        grpo.train_rl(run, Training(copy.deepcopy(teacher), None), tok, Larger())
 
 # ---- conversations that stay whole ---------------------------------------------------------------------------------------
 
@@ -401,8 +400,8 @@ def test_invented_conversations_stay_whole(words, seq_len):
 @pytest.mark.parametrize("stage", ["mid", "sft"])
 @pytest.mark.parametrize("seq_len", [48, 128])
 def test_no_target_of_a_stage_follows_a_bos_in_mid_conversation(words, stage, seq_len):
-    s = dict(plan("smoke"), seq_len=seq_len)
-    stream, user, end = sft.stage_stream(words, s, stage), ~words.special("<|user_start|>"), words.special("<|assistant_end|>")
+    plan = replace(make_plan("smoke"), seq_len=seq_len)
+    stream, user, end = sft.stage_stream(words, plan, stage), ~words.special("<|user_start|>"), words.special("<|assistant_end|>")
     seen = headless = full = 0
     for ids, targets, _ in islice(stream, 30):
         for i, t in zip(ids.tolist(), targets.tolist()):
@@ -414,40 +413,41 @@ def test_no_target_of_a_stage_follows_a_bos_in_mid_conversation(words, stage, se
                 if p[0] != user: headless += len(learned)
     assert seen > 500 and headless == 0
 
-def brute_force(tok, s, stage, state):
+def brute_force(tok, plan, stage, state):
     "What happened to the conversations that the lanes took, from the mixture itself"
-    mix, n_lanes, out = sft.mixture(tok, s, stage), len(state), dict(taken=0, cut=0, left_out=0)
+    mix, n_lanes, out = sft.mixture(tok, plan, stage), len(state), dict(taken=0, cut=0, left_out=0)
     items = mix.encode(list(islice(mix(), max(l["next"] for l in state.values())*n_lanes)))
     for lane, l in state.items():
         for ids in items[int(lane)::n_lanes][:l["next"]]:
             if ids[0] >= 0: continue
             out["taken"] += 1
-            ends = [n for n, i in enumerate(ids, 1) if i == tok.special("<|assistant_end|>") and n <= s["seq_len"]]
+            ends = [n for n, i in enumerate(ids, 1) if i == tok.special("<|assistant_end|>") and n <= plan.seq_len]
             out["left_out"] += not ends
             out["cut"] += bool(ends) and ends[-1] < len(ids)
     return out
 
 @pytest.mark.parametrize("stage", ["mid", "sft"])
 def test_the_counts_are_right_and_survive_a_stop(words, tmp_path, stage):
-    s = dict(plan("smoke", dtype="float32"), seq_len=48)
-    s[stage].update(steps=5, save_every=2, rows=8, device_rows=4)
+    plan, before = replace(make_plan("smoke", dtype="float32"), seq_len=48), sft.BEFORE[stage]
+    plan = replace(plan, **{stage: replace(plan.stage(stage), steps=5, save_every=2, rows=8, device_rows=4)})
     rdir = tmp_path/"runs"/"demo"
+    run = AtWork(rdir, plan, torch.device("cpu"))
     words.save(rdir/"tokenizer")
-    (rdir/"settings.json").write_text(json.dumps({k: v for k, v in s.items() if k != "sha256"}))
-    model = new_model(dict(s, vocab_size=words.vocab_size), 0, "cpu", torch.float32)
-    before = sft.BEFORE[stage]
-    save_checkpoint(rdir, before, s[before]["steps"], model, MuonAdamW(param_groups(model)), dict(config=vars(model.cfg), seed=0, seconds=1., loss=1.))
-    sft.finetune(rdir, stage, "cpu")
+    write_plan(rdir, plan)
+    model = new_model(replace(plan, vocab_size=words.vocab_size), "cpu", torch.float32)
+    start = Training(model, MuonAdamW(param_groups(model)), plan.stage(before).steps, 1.)
+    save_checkpoint(rdir, before, start, seed=0, loss=1.)
+    sft.finetune(run, stage)
     read = lambda: json.loads((rdir/"results"/f"{stage}.json").read_text())["conversations"]
     straight, state = read(), json.loads((rdir/stage/"step_5"/"stream.json").read_text())
-    assert straight == brute_force(words, s, stage, state) and straight["cut"] > 0 and straight["left_out"] > 0
+    assert straight == brute_force(words, plan, stage, state) and straight["cut"] > 0 and straight["left_out"] > 0
     shutil.rmtree(rdir/stage/"step_5")
     (rdir/"results"/f"{stage}.json").unlink()
-    sft.finetune(rdir, stage, "cpu")
+    sft.finetune(run, stage)
     assert read() == straight
 
 def test_a_stage_in_which_nothing_fits_ends_with_one_line(words):
-    with pytest.raises(UserError, match="none of the first 1,000 conversations fits") as e: next(sft.stage_stream(words, dict(plan("smoke"), seq_len=8), "sft"))
+    with pytest.raises(UserError, match="none of the first 1,000 conversations fits") as e: next(sft.stage_stream(words, replace(make_plan("smoke"), seq_len=8), "sft"))
     assert "seq_len" in str(e.value) and "\n" not in str(e.value)
 
 @settings(max_examples=150, deadline=None)

@@ -42,10 +42,7 @@ def alive(pid):
 @pytest.mark.slow
 def test_the_lock_lets_torchruns_workers_in_and_outlives_its_holder(smoke, tmp_path, two_processes):
     run = smoke.before("base", tmp_path/"base")
-    settings = run.settings
-    settings.pop("sha256")
-    settings["base"] |= dict(steps=4000, save_every=20)                  # long enough to be met in the middle
-    (run.dir/"settings.json").write_text(json.dumps({k: v for k, v in settings.items() if k != "sha256"}))
+    run.change(base=dict(steps=4000, save_every=20))                     # long enough to be met in the middle
     job = start(run, **two_processes)
     try:
         wait_for(lambda: len(lines_of(run.dir, "base")) >= 3 or job.poll() is not None)
@@ -65,9 +62,8 @@ def test_the_lock_lets_torchruns_workers_in_and_outlives_its_holder(smoke, tmp_p
     finally: os.killpg(job.pid, signal.SIGKILL)
     with contextlib.suppress(UnboundLocalError, ProcessLookupError): os.kill(worker, signal.SIGKILL)      # torchrun gave it a session of its own
     wait_for(lambda: not alive(worker))
-    settings["base"]["steps"] = 60
     shutil.rmtree(run.dir/"base", ignore_errors=True)
-    (run.dir/"settings.json").write_text(json.dumps({k: v for k, v in settings.items() if k != "sha256"}))
+    run.change(base=dict(steps=60))
     def busy():
         with open(run.dir/".workers") as f:
             try: fcntl.flock(f, fcntl.LOCK_EX|fcntl.LOCK_NB)
@@ -119,11 +115,11 @@ def test_a_link_in_the_place_of_a_lock_is_not_followed(base, tmp_path):
 
 def test_who_removes_the_lock_file_lets_nobody_in(base):
     "The folder is locked as well, by a module and by the shell"
-    from nanochat.runs import run_dir, run_lock, write_sealed
-    from nanochat.scaling import plan
+    from nanochat.runs import run_dir, run_lock, write_plan
+    from nanochat.scaling import make_plan
     rdir = run_dir("kept")
     with run_lock(rdir):
-        write_sealed(rdir/"settings.json", plan("smoke"))
+        write_plan(rdir, make_plan("smoke"))
         (rdir/".lock").unlink()
         one_line(run_module("evaluate", "--run", "kept", "--stage", "tokenizer", base=base, check=False), "in use by process")
         one_line(door("--tier", "smoke", "--run", "kept", base=base), "in use by", status=1)
@@ -150,22 +146,19 @@ def test_a_result_under_another_name_is_not_believed(base):
     assert read_result(rdir, "tasks_rl") == dict(stage="rl")
 
 def test_settings_are_sealed_from_the_first_moment(base, tmp_path):
-    "And stay so where pretraining shortens its plan"
-    from nanochat.pretrain import settle_steps
-    from nanochat.runs import read_settings, run_dir
-    from nanochat.scaling import open_run
-    from nanochat.tokenizer import Tokenizer
+    "And the plan of a small folder is as long as its text allows from the first moment, too"
+    from nanochat.runs import read_plan, run_dir
+    from nanochat.scaling import TIERS, open_run
     open_run("sealed", tier="smoke")
     file = run_dir("sealed")/"settings.json"
     assert "sha256" in json.loads(file.read_text())
     shelf = tmp_path/"shelf"
     shelf.mkdir()
     (shelf/"a.txt").write_text("".join(f"Line {i} of a book.\n" for i in range(4000)))
-    rdir, s = run_dir("short"), open_run("short", tier="laptop", corpus=str(shelf))
-    short = settle_steps(s, Tokenizer.train(["some words of a book"], 300), rdir)
-    said = json.loads((rdir/"settings.json").read_text())
-    assert short["base"]["steps"] < s["base"]["steps"] and said["base"]["steps"] == short["base"]["steps"]
-    assert "sha256" in said and read_settings(rdir)
+    short = open_run("short", tier="laptop", corpus=str(shelf))
+    said = json.loads((short.folder/"settings.json").read_text())
+    assert short.plan.base.steps < short.plan.base.planned_steps == TIERS["laptop"].base.steps
+    assert "sha256" in said and read_plan(short.folder) == short.plan
 
 def test_every_rank_may_take_the_lock(base, monkeypatch):
     "Under torchrun by hand the first process holds it, the others pass"
@@ -350,7 +343,7 @@ REFUSED = {   # what can't be made again: (how, the file that the line names, a 
     "settings []":               (lambda r: (r.dir/"settings.json").write_text("[]"), "settings.json", "damaged"),
     "settings a text":           (lambda r: (r.dir/"settings.json").write_text('"smoke"'), "settings.json", "damaged"),
     "settings nested for ever":  (lambda r: (r.dir/"settings.json").write_text("["*100_000), "settings.json", "damaged"),
-    "settings with a part only": (lambda r: (r.dir/"settings.json").write_text('{"tier": "smoke", "corpus": "world"}'), "settings.json", "has no seed"),
+    "settings with a part only": (lambda r: (r.dir/"settings.json").write_text('{"tier": "smoke", "corpus": "world"}'), "settings.json", "it has no "),
     "settings without steps":    (lambda r: (r.dir/"settings.json").write_text(json.dumps({k: v for k, v in dict(r.settings, base={}).items() if k != "sha256"})), "settings.json", "has no base.steps"),
     "a digit of the settings":   (lambda r: another_digit(r.dir/"settings.json"), "settings.json", "sha256 differs"),
     "settings of a seal alone":  (lambda r: (r.dir/"settings.json").write_text('{"sha256": null}'), "settings.json", "damaged"),
@@ -417,10 +410,8 @@ def test_settings_are_never_planned_anew_over_old_checkpoints(smoke, tmp_path):
 
 def test_a_setting_changed_on_purpose_is_sealed_again(smoke, tmp_path):
     run = smoke.before("mid", tmp_path)
-    settings = run.settings
-    assert settings.pop("sha256")
-    settings["eval_n"] = 8
-    (run.dir/"settings.json").write_text(json.dumps({k: v for k, v in settings.items() if k != "sha256"}))
+    assert run.settings["sha256"]
+    run.change(eval_n=8)
     run_module("evaluate", "--run", run.name, "--stage", "base", base=run.base)
     assert run.settings["eval_n"] == 8 and run.settings["sha256"]
     another_digit(run.dir/"settings.json")
@@ -565,7 +556,9 @@ def test_names_that_a_terminal_cannot_show(base, tmp_path):
             assert done.returncode == 0 and b"Traceback" not in done.stderr and b"2 layers" in done.stdout, done.stderr
 
 def test_two_folders_in_another_script_are_two_runs(tmp_path):
-    from nanochat.scaling import run_name
+    from dataclasses import replace
+    from nanochat.runs import write_plan
+    from nanochat.scaling import SMOKE, run_name
     names = [run_name("smoke", str(tmp_path/n), 2, 0) for n in ("книги", "тексты", "本", "my books", "my-books", "my_books", "\udcff", "a"*70+"1", "a"*70+"2")]
     assert len(set(names)) == len(names)
     assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", n) for n in names), names
@@ -574,7 +567,7 @@ def test_two_folders_in_another_script_are_two_runs(tmp_path):
         os.makedirs(folder := os.fsencode(tmp_path/n), exist_ok=True)
         d = tmp_path/"base"/"runs"/want
         d.mkdir(parents=True)
-        (d/"settings.json").write_text(json.dumps(dict(tier="smoke", corpus="other", seed=0, depth=2, base=dict(steps=1))))
+        write_plan(d, replace(SMOKE, corpus="other"))
         done = subprocess.run([b"bash", b"speedrun.sh", b"--tier", b"smoke", b"--corpus", folder], cwd=ROOT, capture_output=True, env=door_environment(tmp_path/"base"))
         assert repr(want).encode() in done.stderr and done.returncode == 1, done.stderr
 
@@ -690,9 +683,7 @@ def test_scores_are_those_of_the_checkpoint_that_is_there(smoke, tmp_path):
     "Fine-tuning is made longer on purpose: what was scored before is scored again"
     from nanochat.runs import checkpoint_mark, read_result
     run = smoke.copy(tmp_path)
-    settings = {k: v for k, v in run.settings.items() if k != "sha256"}
-    settings["sft"]["steps"] += 5
-    (run.dir/"settings.json").write_text(json.dumps(settings))
+    run.change(sft=dict(steps=run.settings["sft"]["steps"]+5))
     assert door("--run", run.name, base=run.base).returncode == 0
     assert run.last("sft").name == "step_45"
     assert read_result(run.dir, "tasks_sft")["checkpoint"] == checkpoint_mark(run.dir, "sft")
@@ -706,9 +697,9 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(smoke, tmp_path, name):
     assert "Traceback" not in done.stderr and ("no plain file" in done.stderr or "can't be read" in done.stderr), done.stderr
     if done.returncode: one_line(done, Path(name).name, status=1)
 
-NO_PLANS = dict(depth="four", seq_len=-1, vocab_size=None, base=dict(steps=60), seed="x", corpus=5, eval_n="many", switches=[], dtype="int4", rl=dict(steps=6))
+NO_PLANS = dict(n_heads=2, depth="four", seq_len=-1, vocab_size=None, base=dict(steps=60), seed="x", corpus=5, eval_n="many", switches=[], dtype="int4", rl=dict(steps=6))
 
-@pytest.mark.parametrize("name", [*NO_PLANS, "no mid", "steps true", "steps below 0", "an empty mix"])
+@pytest.mark.parametrize("name", [*NO_PLANS, "no mid", "steps true", "steps below 0", "an empty mix", "a misspelt key"])
 def test_settings_that_are_no_plan_are_one_line(smoke, tmp_path, name):
     "Written by hand and without a seal, as the message about seals advises"
     run = smoke.copy(tmp_path)
@@ -718,6 +709,7 @@ def test_settings_that_are_no_plan_are_one_line(smoke, tmp_path, name):
         case "steps true": settings["base"]["steps"] = True
         case "steps below 0": settings["sft"]["steps"] = -3
         case "an empty mix": settings["sft"]["mix"] = {}
+        case "a misspelt key": settings["mid"]["warmdwon"] = .5
         case _: settings[name] = NO_PLANS[name]
     (run.dir/"settings.json").write_text(json.dumps(settings))
     one_line(door("--run", run.name, base=run.base), "settings.json is damaged", status=1)

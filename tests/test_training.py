@@ -1,9 +1,11 @@
 "Training: batches that are what the log says, numbers that are numbers, plans that can be kept"
 import json, subprocess, sys
+from dataclasses import replace
 import pytest, torch
 from conftest import ROOT, environment, leftovers, lines_of, one_line, refused, run_module, torchrun
 from nanochat.runs import UserError
-from nanochat.scaling import micro_batches, plan
+from nanochat.runtime import Run
+from nanochat.scaling import make_plan, micro_batches
 
 # --- batches never shrink ---
 
@@ -31,8 +33,8 @@ def counting(model, opt, parts):
     return step(model, opt, parts)
 pretrain.train_step = counting
 base, name, rows, at_once = sys.argv[1:]
-pretrain.pretrain(open_run(name, tier="smoke", dtype="float32", num_iterations=2, save_every=1, total_batch_size=int(rows)*128,
-                           device_batch_size=int(at_once)))
+with open_run(name, tier="smoke", dtype="float32", num_iterations=2, save_every=1, total_batch_size=int(rows)*128,
+              device_batch_size=int(at_once)).at_work() as run: pretrain.pretrain(run)
 Path(base, f"{name}-{rank()}.json").write_text(json.dumps(seen))
 """
 
@@ -136,14 +138,14 @@ def test_the_later_stages_publish_no_poison_either(smoke, tmp_path, stage, modul
 def test_every_kind_of_no_number_is_seen(tmp_path, number, where):
     from nanochat.distributed import MuonAdamW, param_groups
     from nanochat.gpt import GPT, GPTConfig, MODERN, save_model
-    from nanochat.pretrain import save_checkpoint
+    from nanochat.pretrain import Training, save_checkpoint
     model = GPT(GPTConfig(vocab_size=300, seq_len=16, n_layer=2, n_embd=32, **MODERN))
     opt = MuonAdamW(param_groups(model))
-    save_checkpoint(tmp_path, "base", 1, model, opt, {})
+    save_checkpoint(tmp_path, "base", Training(model, opt, 1))
     if where == "a weight": model.backout_scale.data[0] = number
     if where == "a running mean": opt.state["wte.weight"][1][7, 3] = number
     if where == "a row of Muon's": opt.groups[0]["v"][-1, -1] = number
-    with pytest.raises(UserError, match="infinity or a NaN"): save_checkpoint(tmp_path, "base", 2, model, opt, {})
+    with pytest.raises(UserError, match="infinity or a NaN"): save_checkpoint(tmp_path, "base", Training(model, opt, 2))
     assert [p.name for p in (tmp_path/"base").iterdir()] == ["step_1"]
     if where == "a weight":
         with pytest.raises(UserError, match="backout_scale"): save_model(model, tmp_path/"sft"/"step_1")
@@ -174,8 +176,7 @@ def test_a_step_multiplies_in_the_dtype_of_its_run(dtype):
     from nanochat.pretrain import train_step
     from nanochat.sft import stage_optimizer
     model, x = tiny(dtype), torch.randint(300, (2, 33))
-    base = dict(base=dict(matrix_lr=.01, embed_lr=.1, head_lr=.001))
-    for opt in (MuonAdamW(param_groups(model)), stage_optimizer(model, base, dict(lr_scale=1.))):
+    for opt in (MuonAdamW(param_groups(model)), stage_optimizer(model, make_plan("laptop"), 1.)):
         assert matmul_dtypes(lambda: train_step(model, opt, [(x[:, :-1], x[:, 1:], None)])) == {dtype}
 
 @pytest.mark.parametrize("scale", ["resid_scale", "x0_scale", "smear_scale", "backout_scale"])
@@ -219,7 +220,7 @@ BAD_SIZES = [("depth", v) for v in (0, -1, 257, 10**6, 10**20)] + [("seed", v) f
 @pytest.mark.parametrize("tier", ["smoke", "laptop"])
 def test_sizes_that_nobody_can_mean_are_refused_in_one_line(base, tier, name, value):
     from nanochat.scaling import open_run
-    for make in (lambda: plan(tier, **{name: value}), lambda: open_run(tier=tier, **{name: value})):
+    for make in (lambda: make_plan(tier, **{name: value}), lambda: open_run(tier=tier, **{name: value})):
         with pytest.raises(UserError) as e: make()
         assert name in str(e.value) and str(value) in str(e.value) and "\n" not in str(e.value) and len(str(e.value)) < 250
     assert not base.exists()
@@ -235,7 +236,7 @@ def test_sizes_at_the_edge_are_taken(base):
     from nanochat.scaling import SHORTEST_ROW, SMALLEST_VOCABULARY, open_run
     assert (SHORTEST_ROW, SMALLEST_VOCABULARY) == (64, 265)
     for n, given in enumerate((dict(seq_len=64), dict(vocab_size=265), dict(seed=2**63-1), dict(seed=-2**63), dict(depth=1), dict(num_iterations=1, save_every=1))):
-        assert open_run(f"edge{n}", tier="smoke", **given)["run"] == f"edge{n}"
+        assert open_run(f"edge{n}", tier="smoke", **given).folder.name == f"edge{n}"
         torch.manual_seed(given.get("seed", 0))
 
 @pytest.mark.parametrize("vocab_size", [265, 512])
@@ -247,7 +248,7 @@ def test_the_shortest_row_holds_questions_of_every_exam(vocab_size):
     from nanochat.scaling import SHORTEST_ROW
     from nanochat.tasks import SCORED, world_tasks
     from nanochat.tokenizer import Tokenizer
-    tok, tasks = Tokenizer.train(islice(documents("world"), 500), vocab_size), world_tasks(plan("smoke"))
+    tok, tasks = Tokenizer.train(islice(documents("world"), 500), vocab_size), world_tasks(make_plan("smoke"))
     fits = {}
     for name in SCORED:
         lengths = [len(render_prompt(tok, tasks[name].prompt(it))) for it in tasks[name].test(100)]
@@ -258,7 +259,7 @@ def test_the_shortest_row_holds_questions_of_every_exam(vocab_size):
 def test_the_plan_counts_the_model_that_its_tier_trains():
     from nanochat.gpt import GPT, flops_per_token, n_params
     from nanochat.scaling import PLANNED, TIERS, all_params, config_for, count_params, gpu_bytes, kept_for_backward, matrix_params, scale_plan
-    assert all(PLANNED[tier]["switches"] == TIERS["laptop"]["switches"] for tier in PLANNED)
+    assert all(PLANNED[tier]["switches"] == TIERS["laptop"].switches for tier in PLANNED)
     modern, classic = scale_plan(20, **PLANNED["full"]), scale_plan(20, switches={})
     assert (round(modern["params"]/1e6), round(classic["params"]/1e6)) == (1400, 561)
     assert modern["tokens"] == classic["tokens"], "tables do not ask for text"
@@ -282,8 +283,9 @@ def test_a_device_without_a_known_peak_has_no_share_of_it(tmp_path, monkeypatch)
     monkeypatch.setattr(pretrain, "peak_flops", lambda *args: None)
     model = tiny()
     opt = pretrain.MuonAdamW(pretrain.param_groups(model))
-    cfg = dict(rows=2, device_rows=2, steps=1, save_every=1)
-    pretrain.save_checkpoint(tmp_path, "base", 1, model, opt, dict(seconds=2., loss=1., seed=0))
-    pretrain.close_stage(tmp_path, "base", model, cfg, torch.float32)
+    plan = make_plan("smoke", dtype="float32", num_iterations=1)
+    run = Run(tmp_path, replace(plan, base=replace(plan.base, rows=2, device_rows=2)), torch.device("cpu"))
+    pretrain.save_checkpoint(tmp_path, "base", pretrain.Training(model, opt, 1, 2.), loss=1., seed=0)
+    pretrain.close_stage(run, "base", model)
     result = json.loads((tmp_path/"results"/"base.json").read_text())
     assert result["mfu"] is None and result["peak_flops"] is None and result["tokens_per_second"] == 32.

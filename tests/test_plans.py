@@ -1,0 +1,143 @@
+"A plan is what it says: read as written, refused where it is not one, and carried as an object and not as a dict"
+
+import ast
+import json
+from dataclasses import asdict, replace
+
+import pytest
+from conftest import ROOT
+
+from nanochat.corpus import Corpus
+from nanochat.runs import Damaged, Plan, UserError, from_json, read_plan, run_dir, write_plan, write_sealed
+from nanochat.scaling import LAPTOP, SMOKE, TIERS, count_tokens, make_plan, model_config, open_run
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_a_plan_survives_its_file(base, tier):
+    plan = replace(TIERS[tier], corpus="tinystories", seed=-7, dtype="bfloat16")
+    write_plan(run_dir("one"), plan)
+    assert read_plan(run_dir("one")) == plan
+    assert from_json(Plan, json.loads(json.dumps(asdict(plan)))) == plan
+
+
+def older_settings():
+    "The settings.json of a smoke run, in the form of the versions before plans were dataclasses"
+    said = asdict(SMOKE)
+    for stage in ("base", "mid", "sft"):
+        for name in ("warmup", "final", "planned_steps"):
+            said[stage].pop(name, None)
+    for name in ("warmup", "warmdown", "final", "device_rows", "mask_cut"):
+        said["rl"].pop(name)
+    return said
+
+
+def test_settings_of_older_runs_are_read(base):
+    write_sealed(run_dir("old")/"settings.json", older_settings())
+    assert read_plan(run_dir("old")) == SMOKE
+    assert open_run("old", tier="smoke", seed=0).plan == SMOKE
+
+
+def test_settings_of_an_older_run_that_had_not_begun_are_refused_in_one_line(base):
+    "They said how often a folder may be read, and left the number of steps for later"
+    said = older_settings()
+    said["base"]["epochs"] = 4
+    write_sealed(run_dir("old")/"settings.json", said)
+    with pytest.raises(Damaged, match="base.epochs is unknown") as e:
+        read_plan(run_dir("old"))
+    assert "\n" not in str(e.value) and "clean old" in str(e.value)
+
+
+def leaves(said, where=()):
+    "Every key of nested dicts"
+    for name, value in said.items():
+        yield (*where, name)
+        if isinstance(value, dict) and name not in ("switches", "mix"):
+            yield from leaves(value, (*where, name))
+
+
+def changed(said, path, change):
+    "A copy in which the part of the last key is changed"
+    said = json.loads(json.dumps(said))
+    part = said
+    for name in path[:-1]:
+        part = part[name]
+    change(part, path[-1])
+    return said
+
+
+PLAN = json.loads(json.dumps(asdict(LAPTOP)))
+
+
+@pytest.mark.parametrize("path", list(leaves(PLAN)), ids=".".join)
+def test_every_key_is_checked(path):
+    "Misspelt: named, with the key that is known. Of another kind: named with what it is"
+
+    def misspell(part, name):
+        part[name+"x"] = part.pop(name)
+
+    with pytest.raises(ValueError, match=rf"{path[-1]}x is unknown, \S*{path[-1]} is known"):
+        from_json(Plan, changed(PLAN, path, misspell))
+    for wrong in ([], None, object):
+        if wrong is object:
+            wrong = 5 if isinstance(getattr_path(path), (str, dict)) else "five"
+
+        def put(part, name, wrong=wrong):
+            part[name] = wrong
+
+        with pytest.raises(ValueError, match=path[-1]) as e:
+            from_json(Plan, changed(PLAN, path, put))
+        assert "\n" not in str(e.value) and len(str(e.value)) < 150
+
+
+def getattr_path(path):
+    "A part of the laptop's plan"
+    part = PLAN
+    for name in path:
+        part = part[name]
+    return part
+
+
+def test_a_switch_that_no_model_has_is_one_line(base):
+    write_plan(run_dir("odd"), replace(SMOKE, switches=dict(smeer=True)))
+    with pytest.raises(UserError, match="smeer"):
+        model_config(read_plan(run_dir("odd")))
+
+
+def test_tokens_of_a_folder_are_estimated_well(tmp_path, base):
+    "By a tokenizer of its first megabyte, against the tokenizer that the run will have"
+    from nanochat.tokenizer import Tokenizer
+
+    stream = Corpus("world").documents(start=6000)
+    texts = [next(stream) for _ in range(6000)]
+    (tmp_path/"book.txt").write_text("\n\n".join(texts))
+    corpus = Corpus(str(tmp_path))
+    learned = list(corpus.documents(epochs=1))
+    for vocab_size in (300, 1024):
+        tok = Tokenizer.train(learned, vocab_size)
+        exact = sum(len(tok.encode(text))+1 for text in learned)
+        assert count_tokens(corpus, vocab_size) == pytest.approx(exact, rel=0.05), vocab_size
+
+
+def test_no_function_takes_a_settings_dict():
+    "What was carried as a dict with string keys is a `Plan`, a `Stage`, a `Corpus` or a `Run`"
+    for path in sorted((ROOT/"nanochat").glob("*.py")):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and node.name != "open_run":
+                for arg in (*node.args.args, *node.args.kwonlyargs):
+                    is_dict = isinstance(arg.annotation, ast.Name) and arg.annotation.id == "dict"
+                    vague = arg.arg in ("settings", "cfg", "plan") and arg.annotation is None
+                    named = arg.arg in ("s", "settings", "cfg", "config", "plan")
+                    assert not (named and is_dict or vague), f"{path.name}: {node.name}({arg.arg})"
+            keys = ("base", "mid", "sft", "rl", "corpus", "seed", "depth", "seq_len", "vocab_size", "eval_n")
+            if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant) and node.slice.value in keys:
+                carrier = ast.unparse(node.value)
+                assert carrier not in ("s", "cfg", "plan", "self.s"), f"{path.name}:{node.lineno}: {ast.unparse(node)}"
+
+
+def test_who_says_how_many_steps_gets_them(tmp_path):
+    (tmp_path/"a.txt").write_text("The old miller walked to the market.\n\n"*3000)
+    short = make_plan("laptop", corpus=str(tmp_path))
+    asked = make_plan("laptop", corpus=str(tmp_path), num_iterations=5000)
+    assert short.base.steps < short.base.planned_steps == LAPTOP.base.steps
+    assert (asked.base.steps, asked.base.planned_steps) == (5000, 0)
