@@ -1065,7 +1065,8 @@ def stamp(
     "Fingerprint of what decides its environment: packages and crate"
     crate = [p for p in (course/"rustbpe").rglob("*") if p.is_file() and "target" not in p.parts]
     fingerprint = hashlib.sha256()
-    for path in (course/"settings.ini", course/"setup.py", *sorted(crate)):
+    packages = [course/name for name in ("settings.ini", "setup.py", "pyproject.toml", "requirements.lock")]
+    for path in (*filter(Path.is_file, packages), *sorted(crate)):
         fingerprint.update(f"{path.relative_to(course).as_posix()} {sha256_file(path)}\n".encode())
     return fingerprint.hexdigest()
 
