@@ -211,7 +211,7 @@ def must_have_uv():
 
 
 def install_with(installer, locked, by_version):
-    "Install what the lock names, by version and sha256; with `by_version`, torch's family by its version alone"
+    "Install what the lock names by version and sha256; with `by_version`, torch's family by version alone"
     if not by_version:
         return run([*installer, "--require-hashes", "--no-deps", "-r", LOCK])
     with tempfile.TemporaryDirectory() as folder:
@@ -276,7 +276,7 @@ def lock(args):
 
 
 def oldest(args):
-    "Install the lowest versions of the core requirements beside today's other packages, and run a few tests there"
+    "Install the lowest core requirements beside today's other packages, and run a few tests there"
     asked, uv, settings = requirements(), must_have_uv(), for_uv(pip_settings()) or {}
     with tempfile.TemporaryDirectory(prefix="nanochat-oldest-", dir=args.folder) as folder:
         folder = Path(folder)
