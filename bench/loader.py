@@ -74,9 +74,7 @@ def main():
         if size >= a.mb * 1e6:
             break
     print(f"{len(docs):,} documents, {size / 1e6:.1f} MB of {Path(a.corpus).name}")
-    load = os.getloadavg()[
-        0
-    ]  # what else was running: over 0.5, the clock is not to be trusted, the ratios are
+    load = os.getloadavg()[0]  # of what else was running: over 0.5, trust the ratios and not the clock
     tmp, cells, reports = Path(tempfile.mkdtemp(prefix="nanochat-bench-")), [], {}
     try:
         for V in map(int, a.vocab.split(",")):

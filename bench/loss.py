@@ -82,10 +82,8 @@ def child(way: str, B: int, T: int, V: int, C: int, chunk: int):
 
 def peak(way: str, B: int, T: int, V: int, C: int = 32, chunk: int = 1 << 26) -> dict:
     "Memory of one way at one size, in a process of its own"
-    env = {
-        **os.environ,
-        "MALLOC_MMAP_THRESHOLD_": "131072",
-    }  # freed blocks go back to the system at once, so that what is measured is what is used
+    # freed blocks go back to the system at once, so that what is measured is what is used
+    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072"}
     done = subprocess.run(
         [sys.executable, __file__, "--child", json.dumps([way, B, T, V, C, chunk])],
         capture_output=True,

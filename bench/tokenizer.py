@@ -118,11 +118,9 @@ def train_once(trainer: str, file: str, vocab_size: int) -> dict:
     seconds, peak = time.perf_counter() - start, memory("VmHWM")
     merges = ranks()
     order = sorted(merges, key=merges.get)
-    prints = (
-        None
-        if trainer == "tokenizers"
-        else hashlib.sha256(b"".join(len(t).to_bytes(4, "big") + t for t in order)).hexdigest()
-    )  # its ties go another way
+    prints = None
+    if trainer != "tokenizers":  # its ties go another way
+        prints = hashlib.sha256(b"".join(len(t).to_bytes(4, "big") + t for t in order)).hexdigest()
     return dict(seconds=seconds, peak_mb=peak, before_mb=before, tokens=len(merges), merges=prints)
 
 
@@ -295,8 +293,9 @@ def bench_encoding(docs: list[str], repeats: int, mb: float = 4, vocab_size: int
             encode_over_tiktoken=ratio("tiktoken", "encode"),
             batch_over_tiktoken_2=ratio("tiktoken batch, 2 threads", "encode_batch"),
             batch_over_tiktoken_8=ratio("tiktoken batch, its default 8", "encode_batch"),
+            # processor time of all threads: what a busy neighbour can't take away
             batch_over_tiktoken_2_cpu=ratio("tiktoken batch, 2 threads", "encode_batch", cpu),
-        )  # processor time of all threads: what a busy neighbour can't take away
+        )
         out.append(row)
         print(
             f"\nencoding {kind}: {size / 1e6:.1f} MB in {len(texts):,} texts, medians of {repeats}, equal "
