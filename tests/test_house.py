@@ -296,11 +296,27 @@ print(json.dumps(out))"""
             )
 
 
-def test_readme_shows_what_was_measured():
-    "The laptop tables are those of bench/results, figure for figure"
+@pytest.fixture(scope="module")
+def laptop():
+    "The program bench/laptop.py as a module"
     spec = importlib.util.spec_from_file_location("laptop", ROOT / "bench" / "laptop.py")
-    laptop = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(laptop)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_laptop_records_show_their_clock(laptop):
+    "A slow hour is seen as such; a record from before the clock was kept stays readable"
+    name, old = next(iter(laptop.kept_summaries().items()))
+    old.pop("matmul_gflops", None)
+    new = {**old, "matmul_gflops": {"bfloat16": {"before": 867.2, "after": 433.4}}}
+    assert "clock" not in laptop.tables({name: old})
+    assert f"seed {old['seed']}: bfloat16 867 → 433" in laptop.tables({name: new})
+    assert laptop.goals(old) == laptop.goals(new)
+
+
+def test_readme_shows_what_was_measured(laptop):
+    "The laptop tables are those of bench/results, figure for figure"
     kept = laptop.kept_summaries()
     assert len(kept) >= 3, "three seeds are kept"
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
