@@ -2,8 +2,7 @@
 # From text to chat with one command: `bash speedrun.sh` sets up, then trains, scores and reports a small chat model.
 # Run it again and it goes on where it stopped. `bash speedrun.sh help` lists the other doors.
 [ -n "${BASH_VERSION-}" ] || exec bash "$0" "$@"      # `sh speedrun.sh`: this is written for bash
-set +o posix
-set -euo pipefail
+set +o posix; set -euo pipefail
 
 # ---- the road: one line per step; a step whose work is there and whole is passed over ----------------------------------
 road() {
@@ -31,7 +30,7 @@ main() {
     walk)       [ -n "${FINISHED-}" ] || misuse "unknown door 'walk'"; walk "$@"; return ;;     # the second half of `train`
     help)       find_python; runs help; return ;;
     lab|grade)  find_python ;;
-    setup|test) [ $# = 0 ] || misuse "unexpected argument '$1'"; find_python ;;
+    setup|test) [ "$door $*" = "setup --newest" ] && NEWEST=newest || [ $# = 0 ] || misuse "unexpected argument '$1'"; find_python ;;
     *)          case " $* " in *" --help "*|*" -h "*) main help; return ;; esac
                 find_python; runs check "$door" "$@" ;;                          # a mistake is named before anything is made
   esac
@@ -74,9 +73,8 @@ step() {   # step NAME MODULE OPTIONS: run one module of the library, unless its
 
 # ---- tests: every part runs, so that one failure does not hide another; the last line says how it went ------------------
 all_tests() {
-  local began=$SECONDS
+  local began=$SECONDS; FAILED=""; PASSED=""
   export OMP_NUM_THREADS; OMP_NUM_THREADS=$("$PY" -c 'import os; print(max(1, (os.cpu_count() or 2)//2))')    # two at a time share the cores
-  FAILED=""; PASSED=""
   part house     "$PY" -m pytest -q tests/test_house.py
   part notebooks "$BIN/nbdev_test" --path nbs --n_workers 2 --timing
   part lectures  "$BIN/nbdev_test" --path lectures --n_workers 2 --timing
@@ -96,18 +94,19 @@ part() {   # part NAME COMMAND
 }
 
 # ---- set-up: the environment in .venv, made once; again only where what decides it has changed --------------------------
-set_up() {
+set_up() {   # installs requirements.lock or, where NEWEST is set, the newest that settings.ini allows; that choice holds until the next `setup`
   [ -z "${NANOCHAT_SKIP_SETUP-}" ] || { BIN=$(dirname "$PY"); return 0; }
-  local want venv=$HERE/.venv/bin; want=$(runs stamp)
-  if [ "$PY" = "$venv/python" ] && [ "$(cat .venv/.nanochat-stamp 2>/dev/null || true)" = "$want" ] && ! crate_came; then BIN=$venv; return 0; fi
+  local want have venv=$HERE/.venv/bin; have=$(cat .venv/.nanochat-stamp 2>/dev/null || true)
+  [ -n "${RETRY_CRATE-}" ] || case "$have" in *newest) NEWEST=newest ;; esac; want="$(runs stamp) ${NEWEST:-locked}"
+  if [ "$PY" = "$venv/python" ] && [ "$have" = "$want" ] && [ -z "${RETRY_CRATE:+$NEWEST}" ] && ! crate_came; then BIN=$venv; return 0; fi
   if [ "$PY" != "$venv/python" ]; then                  # none yet, or one that no longer starts
     say "set-up: making .venv with $("$PY" --version)"; rm -rf .venv
     "$PY" -m venv .venv >&2 || die "python's venv module can't make .venv here (on Debian and Ubuntu: install python3-venv), then run the same command again"
   fi
-  PY=$venv/python; BIN=$venv; rm -f .venv/.nanochat-stamp
-  say "set-up: installing the packages of settings.ini; free disk here: $(runs free "$HERE")"
+  PY=$venv/python; BIN=$venv; rm -f .venv/.nanochat-stamp; [ -z "$NEWEST" ] || echo newest > .venv/.nanochat-stamp
+  say "set-up: installing ${NEWEST:+the newest packages that settings.ini allows, whatever is in }requirements.lock; free disk here: $(runs free "$HERE")"
   command -v cargo >/dev/null 2>&1 || say "set-up: no cargo on PATH, so the Rust crate is left out and tokenizers are trained in Python"
-  "$PY" -m pip install -e '.[dev]' >&2 || die "pip could not install the packages (its own message is above); mend that and run the same command again"
+  packages >&2 || die "pip could not install the packages (its own message is above); mend that and run the same command again, or go without the lock: bash speedrun.sh setup --newest"
   printf '%s\n' "$want" > .venv/.nanochat-stamp
 }
 
@@ -116,14 +115,15 @@ find_python() {   # .venv's Python where there is one, else $PYTHON, else the fi
   if [ -z "${NANOCHAT_SKIP_SETUP-}" ] && .venv/bin/python -c '' 2>/dev/null; then PY=$HERE/.venv/bin/python
   elif [ -n "${PYTHON-}" ]; then PY=$(command -v "$PYTHON") || die "PYTHON is '$PYTHON', and there is no such program"
   else
-    for p in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do good_python "$p" && PY=$(command -v "$p") && break; done
-    [ -n "${PY-}" ] || die "no Python from 3.10 to 3.14 on PATH: install one, or name it with PYTHON=/path/to/python"
+    for p in python3 python3.14 python3.13 python3.12 python3.11; do good_python "$p" && PY=$(command -v "$p") && break; done
+    [ -n "${PY-}" ] || die "no Python from 3.11 to 3.14 on PATH: install one, or name it with PYTHON=/path/to/python"
   fi
-  good_python "$PY" || die "$PY is $("$PY" --version 2>&1 || true): Python 3.10 to 3.14 is needed; name another with PYTHON=/path/to/python (and remove .venv if it was made by this one)"
+  good_python "$PY" || die "$PY is $("$PY" --version 2>&1 || true): Python 3.11 to 3.14 is needed; name another with PYTHON=/path/to/python (and remove .venv if it was made by this one)"
 }
-good_python() { "$1" -c 'import sys; sys.exit(not (3,10) <= sys.version_info < (3,15))' 2>/dev/null; }
+good_python() { "$1" -c 'import sys; sys.exit(not (3,11) <= sys.version_info < (3,15))' 2>/dev/null; }
 
 trainer()    { if "$PY" -c 'from nanochat import rustbpe' 2>/dev/null; then echo "the Rust crate"; else echo "Python (chapter 01), a few times slower than the Rust crate, which was not built"; fi; }
+packages()   { if [ -f requirements.lock ] && [ -z "$NEWEST" ]; then "$PY" .ci/packages.py install; else "$PY" -m pip install -e '.[dev]' ${NEWEST:+--upgrade --upgrade-strategy eager}; fi; }
 crate_came() { [ -n "${RETRY_CRATE-}" ] && command -v cargo >/dev/null 2>&1 && ! "$PY" -c 'from nanochat import rustbpe' 2>/dev/null; }   # cargo was installed since
 runs()       { "$PY" -m nanochat.runs "$@"; }
 say()        { printf '%s\n' "$*" >&2; }
@@ -131,7 +131,7 @@ die()        { say "error: $*"; exit 1; }
 misuse()     { say "error: $*; \`bash speedrun.sh help\` lists doors and options"; exit 2; }
 clock()      { printf '%d:%02d' $(($1/60)) $(($1%60)); }
 
-unset CDPATH
+unset CDPATH; NEWEST=""
 HERE=$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" && pwd)      # a link to this script means the folder of the script
 export NANOCHAT_CALLER=$PWD
 case "${NANOCHAT_BASE_DIR-}" in ""|/*|"~"*) ;; *) export NANOCHAT_BASE_DIR="$PWD/$NANOCHAT_BASE_DIR" ;; esac    # what is relative, is so to the caller

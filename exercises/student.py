@@ -7,31 +7,32 @@ No grader, reference or solution is here. The judge's orders come as pickles (th
 go back as data (see wire.py). What the student's code does to this process changes its own answers and
 nothing else.
 """
-import ast, ctypes, errno, json, linecache, os, pickle, re, select, signal, struct, subprocess, sys, time
+import ctypes, errno, json, linecache, os, pickle, re, select, signal, struct, subprocess, sys, time
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-if __name__ == "__main__": sys.path[:0] = [str(HERE), str(HERE.parent)]
+if __name__ == "__main__":
+    sys.path[:0] = [str(HERE), str(HERE.parent)]
 import wire
 
 # ---- isolation: the levels of chapter 17, with what notebooks need besides ----
 
 GIGABYTE = 1 << 30
-# Calls beyond those of chapter 17, by x86-64's numbers: threads and processes (they end with the notebook), pairs of
-# sockets for asyncio, and what shells and libraries ask for. Not among them: connect, bind and sendmsg, since sockets
-# in the file system answer without any network.
+# Calls beyond those of chapter 17, by x86-64's numbers: threads and processes (they end with the notebook),
+# pairs of sockets for asyncio, and what shells and libraries ask for. Not among them: connect, bind and
+# sendmsg, since sockets in the file system answer without any network.
 MORE_CALLS = dict(
     msync=26, mincore=27, sendfile=40, socket=41, sendto=44, recvfrom=45, recvmsg=47, shutdown=48,
     getsockname=51, getpeername=52, socketpair=53, getsockopt=55, clone=56, fork=57, vfork=58,
     execve=59, wait4=61, kill=62, link=86, symlink=88, setpgid=109, setsid=112, getgroups=115, getresuid=118,
     getresgid=120, getpgid=121, getsid=124, capget=125, capset=126, rt_sigpending=127, rt_sigtimedwait=128,
-    statfs=137, fstatfs=138, getpriority=140, sched_getparam=143, sched_getscheduler=145, mlock=149, prctl=157,
-    arch_prctl=158, setrlimit=160, tkill=200, sched_setaffinity=203, set_tid_address=218, fadvise64=221,
-    tgkill=234, get_mempolicy=239, waitid=247, linkat=265, symlinkat=266, fallocate=285, prlimit64=302,
-    getcpu=309, membarrier=324, copy_file_range=326, pidfd_open=434)
-# Modes and dates of files, which Landlock does not rule: IPython sets some at its start, so these calls answer
-# as if it were done, and do nothing.
+    statfs=137, fstatfs=138, getpriority=140, sched_getparam=143, sched_getscheduler=145, mlock=149,
+    prctl=157, arch_prctl=158, setrlimit=160, tkill=200, sched_setaffinity=203, set_tid_address=218,
+    fadvise64=221, tgkill=234, get_mempolicy=239, waitid=247, linkat=265, symlinkat=266, fallocate=285,
+    prlimit64=302, getcpu=309, membarrier=324, copy_file_range=326, pidfd_open=434)
+# Modes and dates of files, which Landlock does not rule: IPython sets some at its start, so these calls
+# answer as if it were done, and do nothing.
 AS_IF_DONE = dict(chmod=90, fchmod=91, utimes=235, fchmodat=268, utimensat=280)
 
 def own_process()->None:
@@ -47,7 +48,8 @@ def own_namespaces()->None:
     kernel("unshare", 0x10000000 | 0x40000000 | 0x08000000 | 0x20000000)
     maps = dict(setgroups="deny", uid_map=f"{user} {user} 1", gid_map=f"{group} {group} 1")
     for name, text in maps.items():
-        with suppress(OSError): Path(f"/proc/self/{name}").write_text(text)
+        with suppress(OSError):
+            Path(f"/proc/self/{name}").write_text(text)
 
 def own_folder(folder:str)->None:
     "A file system of its own in its folder: small, in memory, and gone with the notebook"
@@ -61,20 +63,25 @@ def furnish(order:dict)->None:
     "A folder that looks like the course to a notebook's first cell, with the library and no exercises"
     folder = Path(order["folder"])
     (folder/"exercises").mkdir()
-    for name in ("settings.ini", "exercises/grade.py"): (folder/name).touch()
+    for name in ("settings.ini", "exercises/grade.py"):
+        (folder/name).touch()
     (folder/"nanochat").symlink_to(order["library"])
     os.chdir(folder/"exercises")
 
 def limit_use(seconds:int, own_users:bool)->None:
     "Hard limits on CPU time, memory, size of a file, open files, and processes where it has users of its own"
     import resource
-    # what lies in a pipe or a socket is nobody's memory: so few of them, and their sizes can't be changed (MORE_CALLS)
+    # what lies in a pipe or a socket is nobody's memory: so few of them, and their sizes can't be changed
+    # (MORE_CALLS)
     wanted = dict(CPU=seconds, DATA=2*GIGABYTE, FSIZE=16 << 20, NOFILE=96, CORE=0)
-    if own_users: wanted["NPROC"] = 40
+    if own_users:
+        wanted["NPROC"] = 40
     for name, most in wanted.items():
-        if not hasattr(resource, f"RLIMIT_{name}"): continue
+        if not hasattr(resource, f"RLIMIT_{name}"):
+            continue
         hard = resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))[1]
-        if hard != resource.RLIM_INFINITY: most = min(most, hard)
+        if hard != resource.RLIM_INFINITY:
+            most = min(most, hard)
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
 
 def drop_rights()->None:
@@ -92,19 +99,22 @@ def only_files(read:list, write:list)->None:
     rules = kernel("syscall", 444, ruled, 24 if version >= 6 else 16 if version >= 4 else 8, 0)
     run_read_list, of_a_file = 1 | 1<<2 | 1<<3, 1 | 1<<1 | 1<<2 | 1<<14
     for path, allowed in [(p, run_read_list) for p in read] + [(p, kinds) for p in write]:
-        if not os.path.exists(path): continue
+        if not os.path.exists(path):
+            continue
         fd = os.open(path, os.O_PATH)
         allowed &= kinds if os.path.isdir(path) else kinds & of_a_file
         kernel("syscall", 445, rules, 1, struct.pack("=Qi", allowed, fd), 0)
         os.close(fd)
     kernel("syscall", 446, rules, 0)
     os.close(rules)
-    if version < 3: raise OSError("files outside can still be cut to nothing")
+    if version < 3:
+        raise OSError("files outside can still be cut to nothing")
 
 def only_calls()->None:
     "seccomp: only the calls of chapter 17 and those above; the kernel seems to have no others"
     from nanochat.tools import CALLS, kernel
-    if os.uname().machine != "x86_64": raise OSError("the numbers are x86-64's")
+    if os.uname().machine != "x86_64":
+        raise OSError("the numbers are x86-64's")
     numbers = {**CALLS, **MORE_CALLS}
     load, mask, equal, give_back = 0x20, 0x54, 0x15, 0x06
     allow, kill, no_such_call = 0x7FFF0000, 0x80000000, 0x00050000 | errno.ENOSYS
@@ -116,18 +126,23 @@ def only_calls()->None:
     new_namespaces, shared_and_nameless = 0x7E020000, 0x21
     rules = dict(
         # of ioctl's requests, three are for any file: close on exec, don't block, how much is there
-        ioctl=[low(1), step(equal, 3, 0, 0x5451), step(equal, 2, 0, 0x5421), step(equal, 1, 0, 0x541B), refuse(errno.ENOTTY)],
+        ioctl=[low(1), step(equal, 3, 0, 0x5451), step(equal, 2, 0, 0x5421), step(equal, 1, 0, 0x541B),
+               refuse(errno.ENOTTY)],
         clone=[low(0), step(mask, 0, 0, new_namespaces), step(equal, 1, 0, 0), refuse(errno.EPERM)],
         # memory that is shared and has no file is counted by no limit
-        mmap=[low(3), step(mask, 0, 0, shared_and_nameless), step(equal, 0, 1, shared_and_nameless), refuse(errno.ENOMEM)],
+        mmap=[low(3), step(mask, 0, 0, shared_and_nameless), step(equal, 0, 1, shared_and_nameless),
+              refuse(errno.ENOMEM)],
         # without an address: to the other end of a pair
         sendto=[low(4), step(equal, 0, 2, 0), high(4), step(equal, 1, 0, 0), refuse(errno.EACCES)])
-    program = [step(load, 0, 0, 4), step(equal, 1, 0, 0xC000003E), step(give_back, 0, 0, kill), step(load, 0, 0, 0)]
+    program = [step(load, 0, 0, 4), step(equal, 1, 0, 0xC000003E), step(give_back, 0, 0, kill),
+               step(load, 0, 0, 0)]
     for name, steps in rules.items():
         steps = [*steps, step(give_back, 0, 0, allow)]
         program += [step(equal, 0, len(steps), numbers.pop(name)), *steps]
-    for number in AS_IF_DONE.values(): program += [step(equal, 0, 1, number), refuse(0)]
-    for number in sorted(numbers.values()): program += [step(equal, 0, 1, number), step(give_back, 0, 0, allow)]
+    for number in AS_IF_DONE.values():
+        program += [step(equal, 0, 1, number), refuse(0)]
+    for number in sorted(numbers.values()):
+        program += [step(equal, 0, 1, number), step(give_back, 0, 0, allow)]
     program.append(step(give_back, 0, 0, no_such_call))
     text = ctypes.create_string_buffer(b"".join(program))
     whole = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program), ctypes.addressof(text)))
@@ -152,10 +167,13 @@ def isolate(order:dict, own_namespace:bool)->list[str]:
              ("syscalls", only_calls, ())]
     for name, switch, args in steps:
         with suppress(OSError, AttributeError, ValueError, ImportError):     # refused here: the judge is told
-            if name and name not in order["levels"] or name == "mounts" and not own_namespace: continue
+            if name and name not in order["levels"] or name == "mounts" and not own_namespace:
+                continue
             switch(*args)
-            if name and (name != "files" or hidden): levels.append(name)
-    if own_namespace: drop_rights()
+            if name and (name != "files" or hidden):
+                levels.append(name)
+    if own_namespace:
+        drop_rights()
     return levels
 
 # ---- the keeper ----
@@ -182,39 +200,50 @@ def keep(order:dict, lifeline:int, results:int)->None:
         gone, ticks = os.waitpid(notebook, os.WNOHANG)[0] != 0, ticks+1
         too_much = ticks % 5 == 0 and memory_below(os.getpid()) > wire.MOST_MEMORY
     for number in (notebook, -notebook):             # a namespace ends with its first process
-        with suppress(OSError): os.kill(number, signal.SIGKILL)
+        with suppress(OSError):
+            os.kill(number, signal.SIGKILL)
     while left := children():                        # without a namespace, what is left has become our child
         for number in left:
-            with suppress(OSError): os.kill(number, signal.SIGKILL)
-        with suppress(OSError): os.waitpid(-1, os.WNOHANG)
+            with suppress(OSError):
+                os.kill(number, signal.SIGKILL)
+        with suppress(OSError):
+            os.waitpid(-1, os.WNOHANG)
         time.sleep(.005)
-    with suppress(OSError): remove(order["folder"])
-    if too_much: os._exit(wire.TOO_MUCH_MEMORY)
+    with suppress(OSError):
+        remove(order["folder"])
+    if too_much:
+        os._exit(wire.TOO_MUCH_MEMORY)
 
 def children(of:int|None=None)->list[int]:
     "Numbers of a process's children that are still there; default: of this one"
     found = []
     for task in Path(f"/proc/{of or os.getpid()}/task").glob("*/children"):
-        with suppress(OSError): found += [int(n) for n in task.read_text().split()]
+        with suppress(OSError):
+            found += [int(n) for n in task.read_text().split()]
     return found
 
 def memory_below(number:int)->int:
     "Bytes of memory that all descendants of a process take"
     family = children(number)
-    for child in family: family += children(child)
+    for child in family:
+        family += children(child)
     resident = sum(map(resident_of, family))
     # only where that is too much is what they share told apart, which takes the kernel longer
     return resident if resident <= wire.MOST_MEMORY else sum(map(share_of, family))
 
 def resident_of(number:int)->int:
     "Bytes of a process in memory, with what it shares"
-    try: return int(Path(f"/proc/{number}/statm").read_text().split()[1])*os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError, ValueError): return 0
+    try:
+        return int(Path(f"/proc/{number}/statm").read_text().split()[1])*os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        return 0
 
 def share_of(number:int)->int:
     "The same, where what n processes share counts 1/n for each"
-    try: text = Path(f"/proc/{number}/smaps_rollup").read_text()
-    except OSError: return resident_of(number)
+    try:
+        text = Path(f"/proc/{number}/smaps_rollup").read_text()
+    except OSError:
+        return resident_of(number)
     found = re.search(r"^Pss:\s+(\d+) kB", text, re.M)
     return int(found[1])*1024 if found else resident_of(number)
 
@@ -236,15 +265,18 @@ class Notebook:
 
     def grade(self, stem, name, answer):
         "What a grade cell calls: the judge asks, until it knows"
-        if self.serving: raise RuntimeError("an answer can't grade itself")
+        if self.serving:
+            raise RuntimeError("an answer can't grade itself")
         self.serving = True
         try:
             kind = type(answer).__name__
             self.tell(op="grade", stem=str(stem), name=str(name), kind=kind, ok=callable(answer))
             while (order := self.hear())[0] != "verdict":
                 wire.send(self.results, self.answer(answer, *order).encode())
-        finally: self.serving = False
-        if order[1] != "solved": raise NotYet(f"{name} is not solved")
+        finally:
+            self.serving = False
+        if order[1] != "solved":
+            raise NotYet(f"{name} is not solved")
         print("solved")
 
     def answer(self, answer, op, *rest)->str:
@@ -253,13 +285,15 @@ class Notebook:
             if op == "source":
                 exec(compile(rest[0], "helpers", "exec"), self.helpers)
                 return "{}"
-            if op == "helper": answer, rest = self.around(answer, rest[0]), rest[1:]
+            if op == "helper":
+                answer, rest = self.around(answer, rest[0]), rest[1:]
             args, gradients = rest
             before = [pickle.dumps(a) for a in args]
             value = wire.written(with_gradients(gradients, answer, args))
             after = [changed(a, b) for a, b in zip(args, before)]
             return f'{{"value": {value}, "after": [{", ".join(after)}]}}'
-        except BaseException as e: return json.dumps(dict(error=self.error(e)))
+        except BaseException as e:
+            return json.dumps(dict(error=self.error(e)))
 
     def around(self, answer, helper):
         "A helper of the grader that calls the answer itself"
@@ -268,10 +302,13 @@ class Notebook:
     def error(self, e)->dict:
         "An error as data, with the last line of the student's own that led to it"
         found = dict(type=type(e).__name__, text=text_of(e), data=isinstance(e, wire.NotData))
-        if type(e) is NameError: found["missing"] = e.name
+        if type(e) is NameError:
+            found["missing"] = e.name
         place = where(e)
-        if place: found.update(cell=place[0], row=place[1], line=place[2])
-        with suppress(Exception): found["args"] = wire.encode(e.args)
+        if place:
+            found.update(cell=place[0], row=place[1], line=place[2])
+        with suppress(Exception):
+            found["args"] = wire.encode(e.args)
         return found
 
     def run(self):
@@ -281,13 +318,16 @@ class Notebook:
             self.number = number
             self.tell(op="cell", cell=number)
             e = shell.run(source)
-            if e is not None and not isinstance(e, NotYet): self.tell(op="failed", error=self.error(e))
+            if e is not None and not isinstance(e, NotYet):
+                self.tell(op="failed", error=self.error(e))
         self.tell(op="done")
 
 def text_of(e)->str:
     "What an error says, if it can be said"
-    try: return str.__str__(e.msg if isinstance(e, SyntaxError) else str(e))[:2000]
-    except BaseException: return ""
+    try:
+        return str.__str__(e.msg if isinstance(e, SyntaxError) else str(e))[:2000]
+    except BaseException:
+        return ""
 
 def where(e):
     "(cell, line, its text) of the last line of a cell that led to an error"
@@ -296,7 +336,8 @@ def where(e):
     found, at = None, e.__traceback__
     while at is not None:
         name = at.tb_frame.f_code.co_filename
-        if name.startswith("cell "): found = place(name, at.tb_lineno)
+        if name.startswith("cell "):
+            found = place(name, at.tb_lineno)
         at = at.tb_next
     return found
 
@@ -307,14 +348,17 @@ def place(name, row, text=None):
 def changed(value, before:bytes)->str:
     "An argument as the call left it; null where it is as before"
     with suppress(Exception):
-        if pickle.dumps(value) != before: return wire.written(value)
+        if pickle.dumps(value) != before:
+            return wire.written(value)
     return "null"
 
 def with_gradients(on:bool, answer, args):
     "Call an answer where torch notes gradients, or doesn't, as the judge has it"
     torch = sys.modules.get("torch")
-    if torch is None: return answer(*args)
-    with torch.set_grad_enabled(on): return answer(*args)
+    if torch is None:
+        return answer(*args)
+    with torch.set_grad_enabled(on):
+        return answer(*args)
 
 class Shell:
     "Runs a cell as Jupyter does, with `await`, `!ls` and `%time`; plain Python without IPython"
@@ -346,18 +390,22 @@ class Shell:
 
     def run(self, source):
         "The error that ended a cell, or None"
-        if re.search(r"^grade\(", source, re.M): self.scope["grade"] = self.notebook.grade
+        if re.search(r"^grade\(", source, re.M):
+            self.scope["grade"] = self.notebook.grade
         if self.shell:
             done = self.shell.run_cell(source, store_history=True)
             return done.error_before_exec or done.error_in_exec
         name = f"cell {self.notebook.number}"
         linecache.cache[name] = (len(source), None, source.splitlines(True), name)
         special = re.search(r"^\s*(?:\w+\s*=\s*)?([%!].*)|^\s*(\S+\?+)\s*$", source, re.M)
-        try: exec(compile(source, name, "exec"), self.scope)
+        try:
+            exec(compile(source, name, "exec"), self.scope)
         except SyntaxError as e:
-            if not special: return e
+            if not special:
+                return e
             return SyntaxError(f"{special[0].strip()} needs IPython, which is not installed here: not graded")
-        except BaseException as e: return e
+        except BaseException as e:
+            return e
 
 def run(order:dict, own_namespace:bool, results:int)->None:
     "Isolate this process and run the notebook's cells in it"
@@ -375,4 +423,5 @@ def main()->None:
     lifeline, results = map(int, sys.argv[1:])
     keep(pickle.loads(wire.receive(0)), lifeline, results)
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

@@ -32,20 +32,28 @@ VIEWS = (range, deque, type({}.keys()), type({}.values()), type({}.items()))
 def encode(value):
     "A value as tagged JSON; NotData where it is none"
     kind = type(value)
-    if value is None or kind in (bool, int, float, str): return value
+    if value is None or kind in (bool, int, float, str):
+        return value
     for base, exact in PLAIN:
-        if issubclass(kind, base): return exact(value)
+        if issubclass(kind, base):
+            return exact(value)
     for base in (bytes, bytearray):
-        if issubclass(kind, base): return [base.__name__, text_of(bytes(memoryview(value)))]
-    if issubclass(kind, tuple): return encode_tuple(kind, value)
-    if issubclass(kind, list): return ["list", *map(encode, list.__iter__(value))]
+        if issubclass(kind, base):
+            return [base.__name__, text_of(bytes(memoryview(value)))]
+    if issubclass(kind, tuple):
+        return encode_tuple(kind, value)
+    if issubclass(kind, list):
+        return ["list", *map(encode, list.__iter__(value))]
     if issubclass(kind, dict):
         tag = "counter" if issubclass(kind, Counter) else "dict"
         return [tag, *([encode(k), encode(v)] for k, v in dict.items(value))]
     for base in (frozenset, set):
-        if issubclass(kind, base): return [base.__name__, *map(encode, base.__iter__(value))]
-    if kind is complex: return ["complex", value.real, value.imag]
-    if kind in (Fraction, Decimal): return float(value)
+        if issubclass(kind, base):
+            return [base.__name__, *map(encode, base.__iter__(value))]
+    if kind is complex:
+        return ["complex", value.real, value.imag]
+    if kind in (Fraction, Decimal):
+        return float(value)
     return encode_array(kind, value) or encode_iterator(kind, value)
 
 def encode_tuple(kind, value):
@@ -58,9 +66,11 @@ def encode_tuple(kind, value):
 def encode_array(kind, value):
     "An array or a tensor as type, shape and bytes; None for anything else"
     numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
-    if numpy and issubclass(kind, numpy.generic): return encode(value.item())
+    if numpy and issubclass(kind, numpy.generic):
+        return encode(value.item())
     if numpy and issubclass(kind, numpy.ndarray):
-        if value.dtype.kind not in "biufc": raise NotData(f"an array of {value.dtype}: give back numbers")
+        if value.dtype.kind not in "biufc":
+            raise NotData(f"an array of {value.dtype}: give back numbers")
         return ["array", value.dtype.str, list(value.shape), text_of(value.tobytes())]
     if torch and issubclass(kind, torch.Tensor):
         flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
@@ -73,7 +83,8 @@ def encode_iterator(kind, value):
         raise NotData(f"an object of type {kind.__name__} came back, which is not data: "
                       "give back numbers, text, lists, dicts or tensors")
     items = list(islice(value, MOST_ITEMS+1))
-    if len(items) > MOST_ITEMS: raise NotData(f"an iterator with more than {MOST_ITEMS:,} items came back")
+    if len(items) > MOST_ITEMS:
+        raise NotData(f"an iterator with more than {MOST_ITEMS:,} items came back")
     return ["list", *map(encode, items)]
 
 def text_of(raw:bytes)->str: return base64.b64encode(raw).decode()
@@ -91,14 +102,16 @@ def decode_array(dtype, shape, raw):
     "An array of numbers"
     import numpy
     kind = numpy.dtype(dtype)
-    if kind.kind not in "biufc": raise Broken("an array of objects")
+    if kind.kind not in "biufc":
+        raise Broken("an array of objects")
     return numpy.frombuffer(base64.b64decode(raw), kind).reshape(shape).copy()
 
 def decode_tensor(dtype, shape, raw):
     "A tensor of numbers"
     import torch
     kind, raw = getattr(torch, dtype), bytearray(base64.b64decode(raw))
-    if not isinstance(kind, torch.dtype): raise Broken("a tensor of objects")
+    if not isinstance(kind, torch.dtype):
+        raise Broken("a tensor of objects")
     flat = torch.frombuffer(raw, dtype=kind) if raw else torch.empty(0, dtype=kind)
     return flat.reshape(shape)
 
@@ -117,8 +130,10 @@ DECODERS = dict(
 
 def decode(tagged):
     "The value of tagged JSON"
-    if tagged is None or type(tagged) in (bool, int, float, str): return tagged
-    if type(tagged) is not list or not tagged or type(tagged[0]) is not str: raise Broken("no value")
+    if tagged is None or type(tagged) in (bool, int, float, str):
+        return tagged
+    if type(tagged) is not list or not tagged or type(tagged[0]) is not str:
+        raise Broken("no value")
     return DECODERS[tagged[0]](*tagged[1:])
 
 def data(value):
@@ -127,11 +142,16 @@ def data(value):
 
 def written(value)->str:
     "A value as text"
-    try: tagged = encode(value)
-    except RecursionError: raise NotData("what came back is nested too deeply, or contains itself") from None
-    except OverflowError: raise NotData("what came back holds a number that is too large") from None
-    try: return json.dumps(tagged)
-    except ValueError as e: raise NotData(f"what came back can't be written down: {e}") from None
+    try:
+        tagged = encode(value)
+    except RecursionError:
+        raise NotData("what came back is nested too deeply, or contains itself") from None
+    except OverflowError:
+        raise NotData("what came back holds a number that is too large") from None
+    try:
+        return json.dumps(tagged)
+    except ValueError as e:
+        raise NotData(f"what came back can't be written down: {e}") from None
 
 # ---- messages: a length, then bytes ----
 
@@ -142,12 +162,14 @@ def send(fd:int, raw:bytes)->None:
 def write(fd:int, raw:bytes)->None:
     "Write all of it"
     rest = memoryview(raw)
-    while rest: rest = rest[os.write(fd, rest):]
+    while rest:
+        rest = rest[os.write(fd, rest):]
 
 def receive(fd:int)->bytes:
     "Read one message; EOFError where the other side is gone"
     size, = struct.unpack(">I", exactly(fd, 4))
-    if size > MOST_BYTES: raise Broken("a message that is too long")
+    if size > MOST_BYTES:
+        raise Broken("a message that is too long")
     return exactly(fd, size)
 
 def exactly(fd:int, n:int)->bytes:
@@ -155,6 +177,7 @@ def exactly(fd:int, n:int)->bytes:
     parts = []
     while n:
         parts.append(os.read(fd, min(n, 1 << 20)))
-        if not parts[-1]: raise EOFError
+        if not parts[-1]:
+            raise EOFError
         n -= len(parts[-1])
     return b"".join(parts)

@@ -29,9 +29,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from tqdm.auto import tqdm
-from .runs import (Log, Plan, UserError, atomic_write, base_dir, checkpoints, last_checkpoint, launched,
-                           local_rank, rank, read_plan, read_result, run_dir, run_lock, save_result, update_summary,
-                           world_size)
+from .runs import (Log, Plan, UserError, atomic_write, base_dir, checkpoints, launched, local_rank,
+                           rank, read_plan, read_result, run_dir, run_lock, world_size)
 
 # %% ../nbs/A2_runtime.ipynb #d43afb79
 def disk_full(
@@ -113,7 +112,8 @@ def _system_error(e):
         return None
     if isinstance(e, FileNotFoundError) and path.is_relative_to(base/"runs"):
         return f"{path} is gone: it was removed or moved while it was in use; put it back, or begin again"
-    return f"{path} can't be used ({e.strerror}): set NANOCHAT_BASE_DIR to a folder that can be read and written"
+    return (f"{path} can't be used ({e.strerror}): "
+            "set NANOCHAT_BASE_DIR to a folder that can be read and written")
 
 def friendly(
     func:Callable,   # the `main` of a module
@@ -126,7 +126,7 @@ def friendly(
             _ready()
             _check_device(func, args, kwargs)
             answer = func(*args, **kwargs)
-            sys.stdout.flush()                                 # a full stdout is noticed here, not when Python ends
+            sys.stdout.flush()                           # a full stdout is noticed here, not when Python ends
             return answer
         except UserError as e:
             sys.exit(f"error: {e}")
@@ -171,9 +171,11 @@ class progress(tqdm):
     ):
         self.scale = scale
         live = sys.stderr.isatty() or "ipykernel" in sys.modules
-        every = dict(mininterval=0.2, file=sys.stderr) if live else dict(mininterval=30, file=_Lines(sys.stderr))
-        super().__init__(total=total*scale, desc=desc, unit=unit, initial=start*scale, unit_scale=True, delay=2,
-                         miniters=1, maxinterval=60, disable=silent or rank() != 0, dynamic_ncols=live, **every)
+        super().__init__(
+            total=total*scale, initial=start*scale, desc=desc, unit=unit, unit_scale=True,
+            delay=2, miniters=1, mininterval=0.2 if live else 30, maxinterval=60,
+            file=sys.stderr if live else _Lines(sys.stderr), dynamic_ncols=live,
+            disable=silent or rank() != 0)
 
     def update(self, n:float=1, note:str=""):
         "Count n more"
@@ -270,13 +272,14 @@ def pick_dtype(
     device,               # from `pick_device`
     name:str|None=None,   # float32 or bfloat16; None or "auto": choose
 )->torch.dtype:
-    "The dtype of matmuls: the one asked for, else bfloat16 where a GPU has it or a CPU is 1.3 times as fast with it"
+    "The dtype of matmuls: what is asked for, else bfloat16 if a GPU has it or a CPU is 1.3 times as fast with it"
     if name and name != "auto":
         if name not in ("float32", "bfloat16"):
             raise UserError(f"dtype {name!r}: use float32, bfloat16 or auto")
         return getattr(torch, name)
     device = torch.device(device)
-    if device.type == "cuda":                        # torch.cuda.is_bf16_supported() says yes for emulation, too
+    if device.type == "cuda":
+        # torch.cuda.is_bf16_supported() says yes for emulation, too
         has_it = torch.version.hip or torch.cuda.get_device_capability(device) >= (8, 0)
         return torch.bfloat16 if has_it else torch.float32
     if device.type == "mps":
@@ -287,24 +290,28 @@ def pick_dtype(
     float32, bfloat16 = map(max, zip(*laps))
     return torch.bfloat16 if bfloat16 > 1.3*float32 else torch.float32
 
-# bfloat16 with dense matrices, sums in float32, as the makers' data sheets give it ("with sparsity" halved), in
-# TFLOP/s; the first pattern that fits the device's name counts, so what is special comes before what is general
+# bfloat16 with dense matrices, sums in float32, in TFLOP/s, as the makers' data sheets give it ("with sparsity"
+# halved). The first pattern that fits the device's name counts, so what is special comes before what is general.
 PEAKS = (
-    (r"Laptop|Max-Q|\bMIG\b", None),           # less than the card of that name, and no data sheet says how much
-    (r"\bGB200\b", 2500), (r"\bB200\b", 2250),                                           # Blackwell data sheets
-    (r"\bH200 NVL\b", 836), (r"\bGH200\b|\bH200\b", 989),                                # H200, GH200
-    (r"\bH100 NVL\b", 835), (r"\bH100 PCIe\b", 756), (r"\bH100\b|\bH800\b", 989),        # H100
+    # less than the card of that name, and no data sheet says how much
+    (r"Laptop|Max-Q|\bMIG\b", None),
+    # Blackwell, H200, GH200, H100: data sheets
+    (r"\bGB200\b", 2500), (r"\bB200\b", 2250), (r"\bH200 NVL\b", 836), (r"\bGH200\b|\bH200\b", 989),
+    (r"\bH100 NVL\b", 835), (r"\bH100 PCIe\b", 756), (r"\bH100\b|\bH800\b", 989),
+    # A100, A10, L4, L40: data sheets
     (r"\bA100\b|\bA800\b", 312), (r"\bA30\b", 165), (r"\bA10G\b", 70), (r"\bA10\b", 125),
     (r"\bL40S\b", 362), (r"\bL40\b", 181), (r"\bL4\b", 121),
-    (r"\bRTX 5090$", 209.5), (r"\bRTX 4090$", 165), (r"\bRTX 3090$", 71),                # architecture white papers
-    (r"\bMI300X\b|\bMI325X\b", 1307), (r"\bMI250X\b", 383),                              # AMD Instinct data sheets
+    # RTX: white papers of the architectures
+    (r"\bRTX 5090$", 209.5), (r"\bRTX 4090$", 165), (r"\bRTX 3090$", 71),
+    # AMD Instinct: data sheets
+    (r"\bMI300X\b|\bMI325X\b", 1307), (r"\bMI250X\b", 383),
 )
 
 def peak_flops(
     dtype:torch.dtype=torch.float32,   # of the matmuls
     device="cpu",                      # where
 )->float|None:                         # None: unknown
-    "The device's ceiling in FLOP/s: the maker's figure for a GPU in bfloat16, measured for a CPU, else unknown"
+    "The device's ceiling in FLOP/s: the maker's for a GPU in bfloat16, measured for a CPU, else unknown"
     device = torch.device(device)
     if device.type == "cpu":
         return max(matmul_flops(dtype, device, n) for n in (256, 512, 1024))
@@ -326,9 +333,10 @@ def keep_memory()->bool:
         return False
     try:
         libc = ctypes.CDLL("libc.so.6")
-        kept = any(libc.mallopt(-3, n) for n in (1 << 30, 1 << 25))    # M_MMAP_THRESHOLD; below 32 MB before glibc 2.35
-        return bool(kept and libc.mallopt(-1, 2**31-1))                # M_TRIM_THRESHOLD
-    except (OSError, AttributeError):                                  # another C library
+        # -3 is M_MMAP_THRESHOLD, which was below 32 MB before glibc 2.35; -1 is M_TRIM_THRESHOLD
+        kept = any(libc.mallopt(-3, n) for n in (1 << 30, 1 << 25))
+        return bool(kept and libc.mallopt(-1, 2**31-1))
+    except (OSError, AttributeError):            # another C library
         return False
 
 # %% ../nbs/A2_runtime.ipynb #142c7cad
@@ -351,7 +359,8 @@ def provenance()->dict:
     "Versions and hardware, for the report"
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
     return dict(python=platform.python_version(), torch=torch.__version__, system=platform.system(),
-                cpu=_processor(), cores=os.cpu_count(), gpu=gpu, gpus=torch.cuda.device_count(), commit=_commit())
+                cpu=_processor(), cores=os.cpu_count(), gpu=gpu, gpus=torch.cuda.device_count(),
+                commit=_commit())
 
 # %% ../nbs/A2_runtime.ipynb #91bb32f7
 @dataclass
@@ -380,7 +389,8 @@ class Run:
                 torch.set_num_threads(min(kept["threads"], os.cpu_count() or 1))
             return getattr(torch, kept["dtype"])
         name = str(pick_dtype(self.device, self.plan.dtype))[6:]
-        if dist.is_available() and dist.is_initialized():     # each may measure another: the first one's word counts
+        if dist.is_available() and dist.is_initialized():
+            # each process may measure another one: the first one's word counts
             said = [name]
             dist.broadcast_object_list(said)
             name = said[0]

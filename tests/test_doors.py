@@ -184,7 +184,7 @@ def test_broken_environment_is_made_again(clone):
 
 def test_python_that_is_too_old_is_refused(clone, tmp_path):
     old = tmp_path/"old"; old.write_text('#!/bin/sh\ncase "$*" in --version) echo "Python 3.9.1";; *) exit 1;; esac\n'); old.chmod(0o755)
-    one_line(clone("setup", PYTHON=str(old)), "3.9.1", "3.10", status=1)
+    one_line(clone("setup", PYTHON=str(old)), "3.9.1", "3.11", status=1)
     one_line(clone("setup", PYTHON="/no/such/python"), "/no/such/python", status=1)
 
 def test_works_from_any_folder_and_in_plain_shells(base, tmp_path):

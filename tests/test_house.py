@@ -1,76 +1,206 @@
-"The order of the house: the library is what the notebooks export, chapters look only backwards, notebooks keep their outputs and no machine's traces"
-import ast, importlib.util, json, os, re, shutil, subprocess, sys
+"""The order of the house
+
+The library is what the notebooks export, chapters look only backwards, notebooks keep their outputs and no
+machine's traces, and code can be read aloud."""
+
+import ast, importlib.util, json, re, shutil, subprocess, sys
 from pathlib import Path
 import pytest
-from conftest import ROOT, environment
+from conftest import ROOT, environment, missing
 
-NBS = sorted((ROOT/"nbs").glob("[0-9A][0-9]_*.ipynb"))
-BOOKS = [*NBS, *sorted((ROOT/"nbs").glob("index.ipynb")), *sorted((ROOT/"exercises").rglob("*.ipynb")), *sorted((ROOT/"lectures").glob("*.ipynb"))]
+# What does not keep the rules yet: these lists only get shorter.
+NOT_YET_RUFF = {
+    "nanochat/__init__.py",
+    "nanochat/attention.py",
+    "nanochat/bpe.py",
+    "nanochat/chat.py",
+    "nanochat/corpus.py",
+    "nanochat/distributed.py",
+    "nanochat/engine.py",
+    "nanochat/evaluate.py",
+    "nanochat/gpt.py",
+    "nanochat/grpo.py",
+    "nanochat/hub.py",
+    "nanochat/loader.py",
+    "nanochat/loss.py",
+    "nanochat/optim.py",
+    "nanochat/pretrain.py",
+    "nanochat/report.py",
+    "nanochat/runs.py",
+    "nanochat/runtime.py",
+    "nanochat/scaling.py",
+    "nanochat/serve.py",
+    "nanochat/sft.py",
+    "nanochat/tasks.py",
+    "nanochat/tokenizer.py",
+    "nanochat/tools.py",
+    "nanochat/world.py",
+    "tests/answers/c01_bpe.py",
+    "tests/answers/c05_loader.py",
+    "tests/answers/cA1_runs.py",
+    "tests/answers/cA3_hub.py",
+    "tests/test_chat.py",
+    "tests/test_crash.py",
+    "tests/test_dist.py",
+    "tests/test_doors.py",
+    "tests/test_download.py",
+    "tests/test_end_to_end.py",
+    "tests/test_engine.py",
+    "tests/test_evaluate.py",
+    "tests/test_exam.py",
+    "tests/test_hub.py",
+    "tests/test_isolation.py",
+    "tests/test_judge.py",
+    "tests/test_leaks.py",
+    "tests/test_loader.py",
+    "tests/test_loss.py",
+    "tests/test_posttrain.py",
+    "tests/test_runs.py",
+    "tests/test_serve.py",
+    "tests/test_serve_hostile.py",
+    "tests/test_tasks.py",
+    "tests/test_tokenizer.py",
+    "tests/test_training.py",
+    "tests/test_world.py",
+    "exercises/02_world.ipynb",
+    "exercises/graders/02_world.py",
+    "exercises/solutions/02_world.ipynb",
+    "exercises/A2_runtime.ipynb",
+    "exercises/graders/A2_runtime.py",
+    "exercises/solutions/A2_runtime.ipynb",
+}
+NOT_YET_STYLE = set(
+    "01 02 03 04 05 06 08 09 10 11 13 14 15 16 17 18 19 20 21 22 23 24 A1 A2 A3".split()
+)  # chapters
+NOT_YET_FOLDED = set("01 02 03 04 06".split())  # chapters
+
+NBS = sorted((ROOT / "nbs").glob("[0-9A][0-9]_*.ipynb"))
+BOOKS = [
+    *NBS,
+    *sorted((ROOT / "nbs").glob("index.ipynb")),
+    *sorted((ROOT / "exercises").rglob("*.ipynb")),
+    *sorted((ROOT / "lectures").glob("*.ipynb")),
+]
 BOOKS = [p for p in BOOKS if ".ipynb_checkpoints" not in p.parts]
-names = lambda paths: [str(p.relative_to(ROOT)) for p in paths]
-cells = lambda path: json.loads(path.read_text(encoding="utf-8"))["cells"]
-source = lambda cell: "".join(cell["source"])
+
+
+def names(paths):
+    return [str(p.relative_to(ROOT)) for p in paths]
+
+
+def cells(path):
+    return json.loads(path.read_text(encoding="utf-8"))["cells"]
+
+
+def source(cell):
+    return "".join(cell["source"])
+
+
+def code_cells(path):
+    return [c for c in cells(path) if c["cell_type"] == "code"]
+
 
 def module_of(path):
     "The module that a chapter exports, or None"
-    found = re.search(r"^#\|\s*default_exp\s+(\S+)", "\n".join(source(c) for c in cells(path) if c["cell_type"] == "code"), re.M)
+    found = re.search(
+        r"^#\|\s*default_exp\s+(\S+)",
+        "\n".join(map(source, code_cells(path))),
+        re.M,
+    )
     return found and found[1]
+
 
 def place(path):
     "Where a notebook stands in the order of the house: appendices before all chapters"
     return (path.name[0] != "A", int(path.name[:2].lstrip("A")))
 
-CHAPTER = {module_of(p): place(p) for p in NBS if module_of(p)}     # module: place of its chapter
+
+CHAPTER = {module_of(p): place(p) for p in NBS if module_of(p)}  # module: place of its chapter
+
 
 def imported(code):
     "Modules of the library that some code imports"
-    lines = [re.sub(r"^(\s*)[%!].*", r"\1pass", l) for l in code.splitlines()]           # notebook commands are no Python
+    lines = [re.sub(r"^(\s*)[%!].*", r"\1pass", l) for l in code.splitlines()]  # `!ls` is no Python
     out = set()
     for node in ast.walk(ast.parse("\n".join(lines))):
         if isinstance(node, ast.ImportFrom):
-            if node.level or node.module == "nanochat": out |= {a.name for a in node.names} if node.module in (None, "nanochat") else {node.module.split(".")[0]}
-            elif (node.module or "").startswith("nanochat."): out.add(node.module.split(".")[1])
-        elif isinstance(node, ast.Import): out |= {a.name.split(".")[1] for a in node.names if a.name.startswith("nanochat.")}
+            if node.module == "nanochat" or node.level and not node.module:
+                out |= {a.name for a in node.names}
+            elif node.level:
+                out.add(node.module.split(".")[0])
+            elif (node.module or "").startswith("nanochat."):
+                out.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            out |= {a.name.split(".")[1] for a in node.names if a.name.startswith("nanochat.")}
     return out
 
+
 def test_all_chapters_are_there():
-    assert {f"{n:02}" for n in range(25)} - {"00", "07", "12"} | {"A1", "A2", "A3"} <= {p.name[:2] for p in NBS}
-    assert (ROOT/"nbs"/"index.ipynb").exists()
+    planned = {f"{n:02}" for n in range(25)} | {"A1", "A2", "A3"}
+    assert planned - {"00", "07", "12"} <= {p.name[:2] for p in NBS}
+    assert (ROOT / "nbs" / "index.ipynb").exists()
+
 
 def test_library_is_what_the_notebooks_export(tmp_path):
-    for part in ("settings.ini", "setup.py", "pyproject.toml", "README.md"): shutil.copy(ROOT/part, tmp_path)
-    shutil.copytree(ROOT/"nbs", tmp_path/"nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
-    (tmp_path/"nanochat").mkdir(); shutil.copy(ROOT/"nanochat"/"__init__.py", tmp_path/"nanochat")
-    subprocess.run([sys.executable, "-c", "from nbdev.doclinks import nbdev_export; nbdev_export()"], cwd=tmp_path, check=True, capture_output=True, text=True, env=environment())
-    fresh = {p.name: p.read_text() for p in (tmp_path/"nanochat").glob("*.py")}
-    kept = {p.name: p.read_text() for p in (ROOT/"nanochat").glob("*.py")}
-    assert set(fresh) == set(kept), f"only in the library or only exported: {set(fresh)^set(kept)}"
+    for part in ("settings.ini", "setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / part, tmp_path)
+    shutil.copytree(ROOT / "nbs", tmp_path / "nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    (tmp_path / "nanochat").mkdir()
+    shutil.copy(ROOT / "nanochat" / "__init__.py", tmp_path / "nanochat")
+    subprocess.run(
+        [sys.executable, "-c", "from nbdev.doclinks import nbdev_export; nbdev_export()"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
+    fresh = {p.name: p.read_text() for p in (tmp_path / "nanochat").glob("*.py")}
+    kept = {p.name: p.read_text() for p in (ROOT / "nanochat").glob("*.py")}
+    assert set(fresh) == set(kept), f"only in the library or only exported: {set(fresh) ^ set(kept)}"
     stale = [name for name in fresh if fresh[name] != kept[name]]
     assert not stale, f"{', '.join(stale)}: not what the notebooks export; run nbdev_export"
+
 
 @pytest.mark.parametrize("path", NBS, ids=names(NBS))
 def test_imports_only_from_smaller_chapters(path):
     number, own = place(path), module_of(path)
-    code = {"the notebook": "\n\n".join(source(c) for c in cells(path) if c["cell_type"] == "code" and not source(c).startswith("%%"))}
-    if own: code[f"nanochat/{own}.py"] = (ROOT/"nanochat"/f"{own}.py").read_text()
+    python = [source(c) for c in code_cells(path) if not source(c).startswith("%%")]
+    code = {"the notebook": "\n\n".join(python)}
+    if own:
+        code[f"nanochat/{own}.py"] = (ROOT / "nanochat" / f"{own}.py").read_text()
     for where, text in code.items():
         late = {m for m in imported(text) if m in CHAPTER and m != own and CHAPTER[m] >= number}
         assert not late, f"{where} of {path.name[:2]} imports {late}: later chapters"
-        if own: assert not re.search(r"^\s*from nanochat\.\w+ import \*", text, re.M) or where == "the notebook", f"{where}: stars hide where a name comes from"
+        if own and where != "the notebook":
+            stars = re.search(r"^\s*from nanochat\.\w+ import \*", text, re.M)
+            assert not stars, f"{where}: stars hide where a name comes from"
+
 
 def test_importing_a_module_does_nothing(tmp_path):
     "No download, no file, no word: importing the whole library in an empty home"
     code = "import importlib\nfor m in %r: importlib.import_module('nanochat.'+m)" % sorted(CHAPTER)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment(tmp_path/"base", HOME=tmp_path/"home"))
-    assert done.returncode == 0 and done.stdout == "" and done.stderr == "", done.stdout+done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment(tmp_path / "base", HOME=tmp_path / "home"),
+    )
+    assert done.returncode == 0 and done.stdout == "" and done.stderr == "", done.stdout + done.stderr
     assert not list(tmp_path.iterdir())
 
+
 HEAVY = {"datasets", "fastapi", "uvicorn", "matplotlib", "ipywidgets", "transformers", "pyarrow", "IPython"}
+
+
 @pytest.mark.parametrize("module", sorted(CHAPTER))
 def test_heavy_packages_only_where_they_are_used(module):
-    top = ast.parse((ROOT/"nanochat"/f"{module}.py").read_text()).body
-    found = {a.name.split(".")[0] for n in top if isinstance(n, ast.Import) for a in n.names} | {(n.module or "").split(".")[0] for n in top if isinstance(n, ast.ImportFrom)}
+    top = ast.parse((ROOT / "nanochat" / f"{module}.py").read_text()).body
+    found = {a.name.split(".")[0] for n in top if isinstance(n, ast.Import) for a in n.names}
+    found |= {(n.module or "").split(".")[0] for n in top if isinstance(n, ast.ImportFrom)}
     assert not found & HEAVY, f"nanochat/{module}.py imports {found & HEAVY} at its top"
+
 
 @pytest.mark.parametrize("path", BOOKS, ids=names(BOOKS))
 def test_notebook_is_clean(path):
@@ -80,34 +210,61 @@ def test_notebook_is_clean(path):
     assert len({c["id"] for c in nb["cells"]}) == len(nb["cells"]), "two cells of one id"
     for c in nb["cells"]:
         for out in c.get("outputs", []):
-            if path.parts[-2] != "exercises": assert out["output_type"] != "error", f"an error is saved in cell {c['id']}"
-            text = "".join(out.get("text", [])) if "text" in out else "".join("".join(v) for k, v in out.get("data", {}).items() if k.startswith("text/"))
-            assert "text" not in out or text.count("\n") <= 60, f"cell {c['id']}: {text.count(chr(10))} lines of output"
-            assert not re.search(r"/tmp/|/work/|/root/|/home/\w|/Users/\w", text), f"cell {c['id']}: a path of one machine"
+            if path.parts[-2] != "exercises":
+                assert out["output_type"] != "error", f"an error is saved in cell {c['id']}"
+            text = (
+                "".join(out.get("text", []))
+                if "text" in out
+                else "".join("".join(v) for k, v in out.get("data", {}).items() if k.startswith("text/"))
+            )
+            assert "text" not in out or text.count("\n") <= 60, (
+                f"cell {c['id']}: {text.count(chr(10))} lines of output"
+            )
+            assert not re.search(r"/tmp/|/work/|/root/|/home/\w|/Users/\w", text), (
+                f"cell {c['id']}: a path of one machine"
+            )
+
 
 @pytest.mark.parametrize("path", NBS, ids=names(NBS))
 def test_chapter_has_its_bones(path):
     cs = cells(path)
     assert re.match(r"# .+\n+> .+", source(cs[0])), "the first cell is '# Title' and '> one-line promise'"
-    kinds = {k.split("/")[0] for c in cs if c["cell_type"] == "code" for o in c.get("outputs", []) for k in o.get("data", {})}
+    saved = [out for c in code_cells(path) for out in c.get("outputs", [])]
+    kinds = {kind.split("/")[0] for out in saved for kind in out.get("data", {})}
     assert "image" in kinds, "no picture among the saved outputs"
-    assert any("assert" in source(c) or "test_" in source(c) for c in cs if c["cell_type"] == "code"), "no check"
+    assert any("assert" in source(c) or "test_" in source(c) for c in code_cells(path)), "no check"
+
 
 TEXT = {".ipynb", ".py", ".rs", ".md", ".sh", ".toml", ".ini", ".json", ".lock", ".txt", ".html", ".yml", ""}
+
+
 def test_no_traces_of_one_machine():
-    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard"], capture_output=True, text=True).stdout.split("\n")
+    listed = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard"],
+        capture_output=True,
+        text=True,
+    ).stdout.split("\n")
     me = Path(__file__).resolve()
-    bad = re.compile("|".join([re.escape(str(ROOT)+"/"), re.escape(str(Path.home())+"/"), r"/work/(?:main|shared)", r"--(?:extra-)?index-url[ =]http", r"registry\s*=\s*['\"]?http"]))
+    here, home = re.escape(f"{ROOT}/"), re.escape(f"{Path.home()}/")
+    indexes = r"--(?:extra-)?index-url[ =]http|registry\s*=\s*['\"]?http"
+    bad = re.compile(rf"{here}|{home}|/work/(?:main|shared)|{indexes}")
     hits = []
     for f in filter(None, listed):
-        p = ROOT/f
+        p = ROOT / f
         if p != me and p.is_file() and p.suffix in TEXT and p.stat().st_size < 5_000_000:
-            if m := bad.search(p.read_text(encoding="utf-8", errors="ignore")): hits.append(f"{f}: {m[0]}")
+            if m := bad.search(p.read_text(encoding="utf-8", errors="ignore")):
+                hits.append(f"{f}: {m[0]}")
     assert not hits, hits
 
+
 def test_every_main_answers_help():
-    mains = [m for m in sorted(CHAPTER) if re.search(r"^def main\(", (ROOT/"nanochat"/f"{m}.py").read_text(), re.M)]
-    assert {"tokenizer", "scaling", "pretrain", "evaluate", "tasks", "sft", "grpo", "chat", "serve", "report"} <= set(mains)
+    mains = [
+        m
+        for m in sorted(CHAPTER)
+        if re.search(r"^def main\(", (ROOT / "nanochat" / f"{m}.py").read_text(), re.M)
+    ]
+    stages = {"tokenizer", "scaling", "pretrain", "evaluate", "tasks", "sft", "grpo", "report"}
+    assert stages | {"chat", "serve"} <= set(mains)
     code = """import contextlib, io, json, runpy, sys
 out = {}
 for m in sys.argv[1:]:
@@ -117,26 +274,199 @@ for m in sys.argv[1:]:
         except SystemExit as e: code = e.code
     out[m] = (code, text.getvalue())
 print(json.dumps(out))"""
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code, *mains], capture_output=True, text=True, env=environment(), cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, *mains],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=ROOT,
+    )
     assert done.returncode == 0, done.stderr
     for m, (status, text) in json.loads(done.stdout).items():
         assert status in (0, None), (m, status)
-        node = next(n for n in ast.walk(ast.parse((ROOT/"nanochat"/f"{m}.py").read_text())) if isinstance(n, ast.FunctionDef) and n.name == "main")
+        node = next(
+            n
+            for n in ast.walk(ast.parse((ROOT / "nanochat" / f"{m}.py").read_text()))
+            if isinstance(n, ast.FunctionDef) and n.name == "main"
+        )
         assert ast.get_docstring(node).split("\n")[0] in " ".join(text.split()), m
-        for a in node.args.args: assert re.search(rf"--{a.arg}\b.*\w", text) or re.search(rf"^\s+{a.arg}\b", text, re.M), f"{m}: no help for {a.arg}"
+        for a in node.args.args:
+            assert re.search(rf"--{a.arg}\b.*\w", text) or re.search(rf"^\s+{a.arg}\b", text, re.M), (
+                f"{m}: no help for {a.arg}"
+            )
 
-def test_readme_shows_what_was_measured():
+
+@pytest.fixture(scope="module")
+def laptop():
+    "The program bench/laptop.py as a module"
+    spec = importlib.util.spec_from_file_location("laptop", ROOT / "bench" / "laptop.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_laptop_records_show_their_clock(laptop):
+    "A slow hour is seen as such; a record from before the clock was kept stays readable"
+    name, old = next(iter(laptop.kept_summaries().items()))
+    old.pop("matmul_gflops", None)
+    new = {**old, "matmul_gflops": {"bfloat16": {"before": 867.2, "after": 433.4}}}
+    assert "clock" not in laptop.tables({name: old})
+    assert f"seed {old['seed']}: bfloat16 867 → 433" in laptop.tables({name: new})
+    assert laptop.goals(old) == laptop.goals(new)
+
+
+def test_readme_shows_what_was_measured(laptop):
     "The laptop tables are those of bench/results, figure for figure"
-    spec = importlib.util.spec_from_file_location("laptop", ROOT/"bench"/"laptop.py"); laptop = importlib.util.module_from_spec(spec); spec.loader.exec_module(laptop)
     kept = laptop.kept_summaries()
     assert len(kept) >= 3, "three seeds are kept"
-    assert laptop.tables(kept) in (ROOT/"README.md").read_text(encoding="utf-8"), "README and bench/results differ: python bench/laptop.py --readme"
-    r = json.loads((ROOT/"bench"/"results"/"shakespeare.json").read_text())
-    assert f"reaches {r['our_bpb']:.2f} bits per byte of the last tenth in {r['ratio']:.2f} of the time" in (ROOT/"README.md").read_text(encoding="utf-8")
-    train, grown, loader = (json.loads((ROOT/"bench"/"results"/f"{k}.json").read_text()) for k in ("tokenizer_train", "tokenizer_growth", "loader"))
-    faster = [x["times_as_fast"]["rustbpe"] for x in train["rows"] if x["bytes"] > 3e7]
-    memory = [x["trainers"]["ours"]["peak_mb"]/x["trainers"]["rustbpe"]["peak_mb"] for x in train["rows"] if x["bytes"] > 3e7]
-    speed = [x["tokens_per_s"]/1e6 for x in loader["speed"] if x["way"] == "loader, arrays"]
-    for words in (f"{min(faster):.1f} to {max(faster):.1f} times as fast as the registry's `rustbpe`", f"a peak of {grown['rows'][-1]['ours']['peak_mb']:.0f} MB", f"at {min(speed):.1f} to {max(speed):.1f} million tokens a second"):
-        assert words in (ROOT/"README.md").read_text(encoding="utf-8"), words
-    assert all(all(x["identical_merges"].values()) for x in train["rows"]) and max(memory) < .6 and grown["rows"][-1]["bytes"] > 1.9e9
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert laptop.tables(kept) in readme, "README and bench/results differ: python bench/laptop.py --readme"
+
+    def result(name):
+        return json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text())
+
+    race = result("shakespeare")
+    reached = (
+        f"reaches {race['our_bpb']:.2f} bits per byte of the last tenth in {race['ratio']:.2f} of the time"
+    )
+    train, grown, loader = map(result, ("tokenizer_train", "tokenizer_growth", "loader"))
+    books = [x for x in train["rows"] if x["bytes"] > 3e7]
+    faster = [x["times_as_fast"]["rustbpe"] for x in books]
+    memory = [x["trainers"]["ours"]["peak_mb"] / x["trainers"]["rustbpe"]["peak_mb"] for x in books]
+    speed = [x["tokens_per_s"] / 1e6 for x in loader["speed"] if x["way"] == "loader, arrays"]
+    for words in (
+        reached,
+        f"{min(faster):.1f} to {max(faster):.1f} times as fast as the registry's `rustbpe`",
+        f"a peak of {grown['rows'][-1]['ours']['peak_mb']:.0f} MB",
+        f"at {min(speed):.1f} to {max(speed):.1f} million tokens a second",
+    ):
+        assert words in readme, words
+    assert all(all(x["identical_merges"].values()) for x in train["rows"])
+    assert max(memory) < 0.6 and grown["rows"][-1]["bytes"] > 1.9e9
+
+
+# --- code that can be read aloud: at most 110 columns, one statement a line, no lambda with a name ---
+
+
+def find_ruff():
+    for name in (Path(sys.executable).with_name("ruff"), "ruff"):
+        if found := shutil.which(name):
+            return found
+    missing("ruff", "no ruff in this environment: bash speedrun.sh setup")
+
+
+def generated_lines(path):
+    "The numbers of the lines that nbdev writes into a module: `# %%` comments and the list of exported names"
+    found, inside = set(), False
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        inside = inside or line.startswith("__all__ =")
+        if inside or line.startswith("# %%"):
+            found.add(number)
+        inside = inside and not line.endswith("]")
+    return found
+
+
+def ruff_says(*folders):
+    """{file: [complaint, ...]} of ruff about Python files, and about the code cells of notebooks
+
+    What an exercise imports is there for the student to use: no notebook has to use it."""
+    command = [find_ruff(), *"check --isolated --no-cache --output-format json --line-length 110".split()]
+    command += ["--select", "E501,E701,E702,E731,F", "--extend-exclude", "_modidx.py"]
+    command += ["--per-file-ignores", "exercises/**/*.ipynb:F401"]
+    done = subprocess.run([*command, *folders], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode in (0, 1), done.stderr
+    complaints = {}
+    for found in json.loads(done.stdout):
+        path, row = Path(found["filename"]), found["location"]["row"]
+        if path.suffix == ".py" and row in generated_lines(path):
+            continue
+        place = f"cell {found['cell']}, line {row}" if found.get("cell") else f"line {row}"
+        complaints.setdefault(str(path.relative_to(ROOT)), []).append(
+            f"{place}: {found['code']} {found['message']}"
+        )
+    return complaints
+
+
+@pytest.mark.parametrize("folder", ["nanochat", "bench", "tests", "exercises", ".ci"])
+def test_ruff_has_nothing_to_say(folder):
+    said = {name: lines for name, lines in ruff_says(folder).items() if name not in NOT_YET_RUFF}
+    words = [f"{name}: {len(lines)} in all, the first at {lines[0]}" for name, lines in said.items()]
+    assert not words, "\n".join(words)
+
+
+def test_exported_lines_are_short():
+    "The same without ruff: at most 110 columns"
+    for path in sorted((ROOT / "nanochat").glob("*.py")):
+        if f"nanochat/{path.name}" in NOT_YET_RUFF or path.name == "_modidx.py":
+            continue
+        lines, generated = path.read_text(encoding="utf-8").splitlines(), generated_lines(path)
+        long = [n for n, line in enumerate(lines, 1) if len(line) > 110 and n not in generated]
+        assert not long, f"{path.name}: lines {long} have more than 110 columns"
+
+
+def test_speedrun_stays_small():
+    "The script decides little: no more than 140 lines, and no program of another language within it"
+    text = (ROOT / "speedrun.sh").read_text()
+    assert text.count("\n") <= 140 and "<<" not in text
+
+
+@pytest.mark.xfail(reason="its tables move to a file of their own: then take this mark away", strict=True)
+def test_world_stays_small():
+    assert (ROOT / "nanochat" / "world.py").read_text(encoding="utf-8").count("\n") <= 1200
+
+
+def test_runs_are_found_without_torch():
+    "A finished run, a mistyped option, a set-up that is still good: all are answered before torch is loaded"
+    command = [sys.executable, "-X", "importtime", "-c", "import nanochat.runs"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert "nanochat.runs" in loaded
+    heavy = {
+        name for name in loaded if name.split(".")[0] in HEAVY | {"torch", "numpy", "tiktoken", "safetensors"}
+    }
+    assert not heavy, heavy
+
+
+# --- figures: one look, and code that only draws is folded ---
+
+
+def imports_matplotlib(path):
+    return re.search(r"^\s*(?:import|from)\b.*\bmatplotlib\b", "\n".join(map(source, code_cells(path))), re.M)
+
+
+@pytest.mark.parametrize("path", NBS, ids=names(NBS))
+def test_figures_have_one_look(path):
+    if path.name[:2] in NOT_YET_STYLE or not imports_matplotlib(path):
+        return
+    code = "\n".join(map(source, code_cells(path)))
+    assert "rcParams" not in code, "sizes, fonts and colours are those of course.mplstyle"
+    assert 'plt.style.use("course.mplstyle")' in code, "the import cell says plt.style.use"
+
+
+DRAWING = re.compile(r"(?:plt|fig\w*|ax\w*|axes|FancyBboxPatch|FancyArrowPatch|Rectangle|Circle|Polygon)$")
+
+
+def only_draws(code):
+    "Is this a long cell in which most statements call matplotlib?"
+    lines = [line for line in code.splitlines() if line.strip() and not re.match(r"\s*(?:#|[%!])", line)]
+    if len(lines) <= 12 or code.startswith("#| export"):
+        return False
+    try:
+        tree = ast.parse("\n".join(lines))
+    except SyntaxError:
+        return False
+    simple = [n for n in ast.walk(tree) if isinstance(n, ast.stmt) and not hasattr(n, "body")]
+    draws = [n for n in simple if any(isinstance(x, ast.Name) and DRAWING.match(x.id) for x in ast.walk(n))]
+    return len(draws) > len(simple) / 2
+
+
+@pytest.mark.parametrize("path", NBS, ids=names(NBS))
+def test_cells_that_only_draw_are_folded(path):
+    if path.name[:2] in NOT_YET_FOLDED:
+        return
+    shown = [c for c in code_cells(path) if not c["metadata"].get("jupyter", {}).get("source_hidden")]
+    long = [c["id"] for c in shown if only_draws(source(c))]
+    assert not long, (
+        f"cells {long} only draw: fold them (metadata.jupyter.source_hidden), or split off the lesson"
+    )

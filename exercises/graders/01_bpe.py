@@ -57,7 +57,8 @@ def halve(ids):
 def once_per_run(ids):
     pairs, out = list(zip(ids, ids[1:])), Counter()
     for i,p in enumerate(pairs):
-        if i == 0 or pairs[i-1] != p: out[p] += 1
+        if i == 0 or pairs[i-1] != p:
+            out[p] += 1
     return out
 
 def any_neighbour(ids):
@@ -163,7 +164,8 @@ def hasty_check(answer):
                 ", with ranks that are not in the order of the dict and bytes whose ids are not their "
                 "values,"))
             got = call(say, answer, chunk, given)
-            with telling(say): got = list(got)
+            with telling(say):
+                got = list(got)
             assert given == ranks, f"{say}: your code changes `ranks`"
             def shown_id(i):
                 known = whole(i) and i in tokens
@@ -280,7 +282,8 @@ class Watched(Counter):
 
 def watched(ids, extra=()):
     counts = Watched()
-    for p in [*zip(ids, ids[1:]), *extra]: counts[p] += 1
+    for p in [*zip(ids, ids[1:]), *extra]:
+        counts[p] += 1
     counts.writes = 0
     return counts
 
@@ -289,33 +292,41 @@ def updater(left=True, right=True, take_off=True, left_from_old=False, own=True,
     "The answer, with switches for its mistakes"
     def glue_and_update(ids, pair, new_id, counts):
         (a, b), out, i, new_id, done = pair, [], 0, constant or new_id, False
-        if copy: counts = Counter(counts)
+        if copy:
+            counts = Counter(counts)
         while i < len(ids):
             if i+1 < len(ids) and (ids[i], ids[i+1]) == pair and not (first and done):
                 done = True
-                if own: counts[a, b] -= 1
+                if own:
+                    counts[a, b] -= 1
                 if out and left:
                     x = ids[i-1] if left_from_old else out[-1]
-                    if take_off: counts[x, a] -= 1
+                    if take_off:
+                        counts[x, a] -= 1
                     counts[x, new_id] += 1
                 if i+2 < len(ids) and right:
                     y = ids[i+2]
-                    if take_off: counts[b, y] -= 1
-                    if early and tuple(ids[i+2:i+4]) == pair: y = new_id
+                    if take_off:
+                        counts[b, y] -= 1
+                    if early and tuple(ids[i+2:i+4]) == pair:
+                        y = new_id
                     counts[new_id, y] += 1
                 out.append(new_id)
                 i += 2
             else:
                 out.append(ids[i])
                 i += 1
-        if zero: counts[pair] = 0
+        if zero:
+            counts[pair] = 0
         return out
     return glue_and_update
 
 def recount(ids, pair, new_id, counts):
     new = merge(ids, pair, new_id)
-    for p in zip(ids, ids[1:]): counts[p] -= 1
-    for p in zip(new, new[1:]): counts[p] += 1
+    for p in zip(ids, ids[1:]):
+        counts[p] -= 1
+    for p in zip(new, new[1:]):
+        counts[p] += 1
     return new
 
 def start_again(ids, pair, new_id, counts):
@@ -328,7 +339,8 @@ def from_the_right(ids, pair, new_id, counts):
     turned, (a, b) = Counter(), pair
     out = updater()(ids[::-1], (b, a), new_id, turned)[::-1]
     for (x, y), n in turned.items():
-        if n: counts[y, x] += n
+        if n:
+            counts[y, x] += n
     return out
 
 OTHERS = [(7, 8), (1, 2)]           # pairs of other words, which are in the counts too
@@ -435,30 +447,36 @@ changes = Exercise("3. Only what changes", 4, changes_check, updater(),
 def stream(tokens):
     import codecs
     waiting = codecs.getincrementaldecoder("utf-8")("replace")
-    for t in tokens: yield waiting.decode(t)
+    for t in tokens:
+        yield waiting.decode(t)
     yield waiting.decode(b"", final=True)
 
 def each_alone(tokens):
-    for t in tokens: yield t.decode("utf-8", "replace")
+    for t in tokens:
+        yield t.decode("utf-8", "replace")
 
 def wait_for_end(tokens): yield b"".join(tokens).decode("utf-8", "replace")
 
 def drop_halves(tokens):
-    for t in tokens: yield t.decode("utf-8", "ignore")
+    for t in tokens:
+        yield t.decode("utf-8", "ignore")
 
 def wait_for_valid(tokens):
     held = b""
     for t in tokens:
         held += t
-        try: text, held = held.decode("utf-8"), b""
-        except UnicodeDecodeError: text = ""
+        try:
+            text, held = held.decode("utf-8"), b""
+        except UnicodeDecodeError:
+            text = ""
         yield text
     yield held.decode("utf-8", "replace")
 
 def no_flush(tokens):
     import codecs
     waiting = codecs.getincrementaldecoder("utf-8")("replace")
-    for t in tokens: yield waiting.decode(t)
+    for t in tokens:
+        yield waiting.decode(t)
 
 def whole_prefix(tokens):
     "Shows what is whole at the front of what is held; one bad byte blocks all that follows"
@@ -466,8 +484,10 @@ def whole_prefix(tokens):
     for t in tokens:
         held += t
         for end in range(len(held), -1, -1):
-            try: text = held[:end].decode("utf-8")
-            except UnicodeDecodeError: continue
+            try:
+                text = held[:end].decode("utf-8")
+            except UnicodeDecodeError:
+                continue
             break
         held = held[end:]
         yield text
@@ -479,10 +499,12 @@ def incremental(encoding="utf-8", errors="replace", late=0, empty=True, silent=F
         import codecs
         decoder, waiting = codecs.getincrementaldecoder(encoding)(errors), []
         for t in tokens:
-            if not t and not empty: continue
+            if not t and not empty:
+                continue
             waiting.append(decoder.decode(t))
             text = waiting.pop(0) if len(waiting) > late else ""
-            if text or not silent: yield text
+            if text or not silent:
+                yield text
         yield "".join(waiting)+decoder.decode(b"", True)
     return stream
 
@@ -491,8 +513,10 @@ def by_lead_byte(tokens):
     for t in tokens:
         held, text = held+t, ""
         while held and len(held) >= (n := size(held[0])):
-            try: text, held = text+held[:n].decode(), held[n:]
-            except UnicodeDecodeError: text, held = text+"\ufffd", held[1:]
+            try:
+                text, held = text+held[:n].decode(), held[n:]
+            except UnicodeDecodeError:
+                text, held = text+"\ufffd", held[1:]
         yield text
     yield held.decode("utf-8", "replace")
 
@@ -501,7 +525,8 @@ def until_end_is_valid(tokens):
     for t in tokens:
         held += t
         text = held.decode("utf-8", "replace")
-        if text.endswith("\ufffd"): yield ""
+        if text.endswith("\ufffd"):
+            yield ""
         else:
             held = b""
             yield text
@@ -518,11 +543,13 @@ def one_mark_a_byte(tokens):
     for t in tokens:
         held, text = held+t, ""
         while held:
-            try: text, held = text+held.decode(), b""
+            try:
+                text, held = text+held.decode(), b""
             except UnicodeDecodeError as e:
                 text, held = text+held[:e.start].decode(), held[e.start:]
                 wait = e.reason == "unexpected end of data"
-                if wait: break
+                if wait:
+                    break
                 text, held = text+"\ufffd", held[1:]
         yield text
     yield "\ufffd"*len(held)
@@ -661,14 +688,17 @@ def language_check(answer):
     assert isinstance(got, tuple) and len(got) == 2 and all(isinstance(x, str) for x in got), (
         "give back two strings: (pattern, text)")
     pattern, text = got
-    try: regex.compile(pattern)
-    except regex.error as e: raise AssertionError(f"the pattern does not compile: {e}") from None
+    try:
+        regex.compile(pattern)
+    except regex.error as e:
+        raise AssertionError(f"the pattern does not compile: {e}") from None
     assert len(text) >= 400, (
         f"your text has {len(text)} characters; give at least 400, so that the measure means something")
     assert len(set(text.split())) >= 30 or len(set(text)) >= 80, (
         "your text repeats itself; give one with more different words")
     for t in [*sorted(FRAGMENTS, key=len), " ".join(FRAGMENTS), text]:
-        with telling(f"split_text({t[:60]!r}, pattern)"): words = split_text(t, pattern)
+        with telling(f"split_text({t[:60]!r}, pattern)"):
+            words = split_text(t, pattern)
         assert "".join(words) == t, (
             f"text is lost: {t[:60]!r} becomes {words[:8]}. End with alternatives that take all that is "
             "left.")
@@ -685,7 +715,8 @@ def language_check(answer):
     assert mine > default, (
         f"{mine:.3f} bytes per token, the default pattern reaches {default:.3f} on the same text")
 
-HINDI = ("एक छापने वाली हर अक्षर को उसके अपने खाने में रखती थी। जो अक्षर बहुत काम आते थे, उनके खाने बड़े थे। शाम को वह और उसकी बेटी पास-पास खड़े अक्षरों के जोड़े गिनती थीं। "
+HINDI = ("एक छापने वाली हर अक्षर को उसके अपने खाने में रखती थी। जो अक्षर बहुत काम आते थे, उनके खाने बड़े थे। "
+         "शाम को वह और उसकी बेटी पास-पास खड़े अक्षरों के जोड़े गिनती थीं। "
          "सुबह वे सबसे आम जोड़े को एक साथ ढालती थीं और उसे एक नया खाना देती थीं। फिर वे दोबारा गिनती थीं, "
          "क्योंकि अब सबसे आम जोड़ा कोई दूसरा था। कुछ दिनों में पूरे शब्द एक ही टुकड़े में मिलने लगे। "
          "बेटी ने कहा, हर नया खाना मेज़ को लंबा करता है, और हमें उस तक चलकर जाना पड़ता है। माँ हँसी और "

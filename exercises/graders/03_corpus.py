@@ -132,7 +132,8 @@ def reads_check(answer):
             say = written("reads", start=start, stop=stop, rank=rank, ranks=ranks, worker=worker,
                           workers=workers)
             got = call(say, answer, start, stop, rank, ranks, worker, workers)
-            with telling(say): got = list(got)
+            with telling(say):
+                got = list(got)
             assert all(whole(k) for k in got), (
                 f"{say} gives {got[:6]}: numbers of documents are whole numbers")
             return say, got
@@ -216,10 +217,13 @@ dealing = Exercise("2. Disjoint and complete", 4, reads_check, reads,
 # ---- 3. where training ends: cut_bytes(data, n) -> number of bytes for training ----
 
 def cut_bytes(data, n):
-    if n >= len(data): return len(data)
+    if n >= len(data):
+        return len(data)
     line = data.rfind(b"\n", 0, n)+1
-    if line: return line
-    while n > 0 and data[n] & 0xC0 == 0x80: n -= 1
+    if line:
+        return line
+    while n > 0 and data[n] & 0xC0 == 0x80:
+        n -= 1
     return n
 
 def in_characters(data, n):
@@ -231,7 +235,8 @@ def forward(data, n):
     return k+1 if k >= 0 else len(data)
 def anywhere(data, n): return data.rfind(b"\n", 0, n)+1 or min(n, len(data))
 def before_the_end(data, n):
-    if n >= len(data): return len(data)
+    if n >= len(data):
+        return len(data)
     k = data.rfind(b"\n", 0, n)
     return k if k >= 0 else cut_bytes(data, n)
 def line_too_far(data, n):
@@ -240,19 +245,23 @@ def line_too_far(data, n):
 def all_or_nothing(data, n): return len(data) if n >= len(data) else data.rfind(b"\n", 0, n)+1
 
 def other_line_ends(data, n):
-    if n >= len(data): return len(data)
+    if n >= len(data):
+        return len(data)
     return max(data.rfind(b"\n", 0, n), data.rfind(b"\r", 0, n))+1 or cut_bytes(data, n)
 def before_the_cut(data, n):
-    if n >= len(data) or b"\n" in data[:n]: return cut_bytes(data, n)
-    while n > 0 and data[n-1] & 0xC0 == 0x80: n -= 1
+    if n >= len(data) or b"\n" in data[:n]:
+        return cut_bytes(data, n)
+    while n > 0 and data[n-1] & 0xC0 == 0x80:
+        n -= 1
     return n
 def nearest(data, n):
-    if n >= len(data): return len(data)
+    if n >= len(data):
+        return len(data)
     before, after = data.rfind(b"\n", 0, n)+1, data.find(b"\n", n)+1
     return after if after and after-n < n-before else before or cut_bytes(data, n)
 
-TEXTS = ["one\ntwo\nthree\n", "äöü\nß🙂\nend", "🙂🙂🙂", "no line end at all", "\n\n\n", "", "é", "tail\n没有换行的一行",
-         "a\r\nb\r\n", "\n🙂🙂🙂", "a\rb\x0bc\x85d\u2028e", "ab\ncdefgh\ni", "aé中🙂"]
+TEXTS = ["one\ntwo\nthree\n", "äöü\nß🙂\nend", "🙂🙂🙂", "no line end at all", "\n\n\n", "", "é",
+         "tail\n没有换行的一行", "a\r\nb\r\n", "\n🙂🙂🙂", "a\rb\x0bc\x85d\u2028e", "ab\ncdefgh\ni", "aé中🙂"]
 
 def cut_check(answer):
     rng = random.Random(3)
@@ -267,8 +276,10 @@ def cut_check(answer):
             assert whole(got), f"{say} is {got!r}: a number of bytes is asked for, not a {type(got).__name__}"
             assert 0 <= got <= min(n, len(data)), (
                 f"{say} is {got}: training may have {min(n, len(data))} bytes at most, and none less than 0")
-            try: data[:got].decode(), data[got:].decode()
-            except UnicodeDecodeError: raise AssertionError((
+            try:
+                data[:got].decode(), data[got:].decode()
+            except UnicodeDecodeError:
+                raise AssertionError((
                 f"{say} is {got}, in the middle of a character")) from None
             # text that fits is not cut; else the library decides, which counts its answer in characters
             want = len(data) if n >= len(data) else len(text[:cut_at(text, n)].encode())
@@ -326,22 +337,26 @@ def find(k, shards):
     k %= sum(map(sum, shards))
     for i, groups in enumerate(shards):
         for g, rows in enumerate(groups):
-            if k < rows: return i, g, k
+            if k < rows:
+                return i, g, k
             k -= rows
 
 def finder(inside, wrap=True):
     def answer(k, shards):
-        if wrap: k %= sum(map(sum, shards))
+        if wrap:
+            k %= sum(map(sum, shards))
         for i, groups in enumerate(shards):
             for g, rows in enumerate(groups):
-                if inside(k, rows): return i, g, k
+                if inside(k, rows):
+                    return i, g, k
                 k -= rows
     return answer
 
 def equal_groups(k, shards):
     k %= sum(map(sum, shards))
     for i, groups in enumerate(shards):
-        if k < sum(groups): return i, k//groups[0], k % groups[0]
+        if k < sum(groups):
+            return i, k//groups[0], k % groups[0]
         k -= sum(groups)
 
 def through_groups(k, shards):
@@ -349,7 +364,8 @@ def through_groups(k, shards):
     at = 0
     for i, groups in enumerate(shards):
         for rows in groups:
-            if k < rows: return i, at, k
+            if k < rows:
+                return i, at, k
             k -= rows
             at += 1
 

@@ -14,7 +14,8 @@ def packer(need=1, newest=False, newest_cut=False, rest="keep", shortest=True, p
     "Best fit, with switches for its mistakes"
     def next_row(buffer, size, bos):
         row, bos = [], bos if mark is None else mark
-        if copy: buffer = [list(b) for b in buffer]
+        if copy:
+            buffer = [list(b) for b in buffer]
         while len(row) < size and buffer:
             space = size-len(row)
             order = range(len(buffer))
@@ -23,15 +24,18 @@ def packer(need=1, newest=False, newest_cut=False, rest="keep", shortest=True, p
                 i = fits[0] if first else (min if smallest else max)(fits, key=lambda i: len(buffer[i]))
                 row += [bos, *buffer.pop(i)]
                 row = row[:size]
-            elif pad: row += [bos]*space
+            elif pad:
+                row += [bos]*space
             else:
                 i = 0 if oldest_cut else (min if shortest else max)(order[::-1] if newest_cut else order,
                     key=lambda i: len(buffer[i]))
                 ids = buffer.pop(i)
                 row += [bos, *ids[:space-1]]
                 left = ids if rest == "all" else [bos]*rest_bos+ids[space-1+short:]
-                if rest in ("keep", "all") and not (eat and space == 1): buffer.insert(i, left)
-                elif rest == "end": buffer.append(left)
+                if rest in ("keep", "all") and not (eat and space == 1):
+                    buffer.insert(i, left)
+                elif rest == "end":
+                    buffer.append(left)
         return row
     return next_row
 
@@ -73,7 +77,8 @@ def pack_check(answer):
                 f"{say} gives a {type(row).__name__}: a list of {size} ids is asked for")
             row, got = list(row), f"{say} gives {row}"
             if row == want and buffer == waits:
-                if buffer == before: break              # a row of one place takes nothing
+                if buffer == before:
+                    break              # a row of one place takes nothing
                 continue
             assert len(row) == size, f"{got}: {many(len(row), 'place')}, not {size}"
             assert row[0] == bos, f"{got}: it begins with {row[0]}, not with BOS, which is {bos}"
@@ -176,14 +181,16 @@ def rows_check(answer):
                         say = f"my_rows(rank={rank}, world={world}, lanes={lanes}, start={start}, n={n})"
                         want = my_rows(rank, world, lanes, start, n)
                         got = call(say, answer, rank, world, lanes, start, n)
-                        with telling(say): got = list(got)
+                        with telling(say):
+                            got = list(got)
                         say += f" gives {got}"
                         assert all(isinstance(x, (tuple, list)) and len(x) == 2 for x in got), (
                             f"{say}: pairs (row of the run, lane) are asked for")
                         assert all(whole(i) for x in got for i in x), (
                             f"{say}: rows and lanes are whole numbers")
                         got = [tuple(x) for x in got]
-                        if got == want: continue
+                        if got == want:
+                            continue
                         assert len(got) == n, f"{say}: {many(len(got), 'row')}, not {n}"
                         assert [r for r, _ in got] == sorted(r for r, _ in got), (
                             f"{say}: the rows are out of order")
@@ -253,14 +260,18 @@ def accountant(bos=True, cut_long=False, pieces=False, orphan_pieces=False, whol
                 n in row)
             for k, first, n in row:
                 seen[k], count[k] = seen.get(k, 0)+n, count.get(k, 0)+1
-                if n == lengths[k]: whole.add(k)
+                if n == lengths[k]:
+                    whole.add(k)
                 if n < lengths[k] if first_as_orphan else count[k] > 1 if met else first > 0:
                     out["orphans"] += 1 if orphan_pieces else n
         for k, n in enumerate(lengths):
             gone = n-seen.get(k, 0)
-            if together and not gone: whole.add(k)
-            if met_only and k not in seen: whole.add(k)
-            if missing or k in seen: out["dropped"] += (n if whole_lost and gone else gone)
+            if together and not gone:
+                whole.add(k)
+            if met_only and k not in seen:
+                whole.add(k)
+            if missing or k in seen:
+                out["dropped"] += (n if whole_lost and gone else gone)
             if (n+1-fits <= size or cut_long) and k not in whole:
                 out["cut"] += max(count.get(k, 0), 1) if pieces else 1
         return out
@@ -272,7 +283,8 @@ def random_rows(rng):
     rows, row, space = [], [], size
     for k, n in enumerate(lengths):
         first = 0
-        if rng.random() < .15: continue                                   # dropped altogether
+        if rng.random() < .15:
+            continue                                   # dropped altogether
         while first < n:
             if space < 2 or rng.random() < .2 and row:
                 rows.append(row)
@@ -281,12 +293,15 @@ def random_rows(rng):
             row.append((k, first, take))
             first += take
             space -= take+1
-            if first < n and rng.random() < .2: break                     # its rest is dropped
+            if first < n and rng.random() < .2:
+                break                     # its rest is dropped
     rows += [row] if row else []
     # a rest may come before the beginning
-    if rng.random() < .3: rng.shuffle(rows)
+    if rng.random() < .3:
+        rng.shuffle(rows)
     # or its beginning not at all
-    if rng.random() < .3: rows = [[p for p in r if p[1] or rng.random() < .7] for r in rows]
+    if rng.random() < .3:
+        rows = [[p for p in r if p[1] or rng.random() < .7] for r in rows]
     return [r for r in rows if r], size, lengths
 
 def account_check(answer):
@@ -364,7 +379,8 @@ def resumable(buffer=True, taken=True, rows=True, alias=False, early=False, ahea
         given, state = state, dict(state or {})
         if replay:
             for k, (row, _) in enumerate(resumable()(docs, size, depth)):
-                if k >= state.get("row", 0): yield row, dict(row=k+1)
+                if k >= state.get("row", 0):
+                    yield row, dict(row=k+1)
             return
         n = state.get("next", 0)
         lane = Lane(BOS, size, [list(b) for b in state.get("buffer", [])], rows=state.get("rows", 0))
@@ -373,15 +389,19 @@ def resumable(buffer=True, taken=True, rows=True, alias=False, early=False, ahea
             before = dict(next=n, rows=lane.rows, buffer=[list(b) for b in lane.buffer])
             while not lane.ready(depth):
                 d = next(source, None)
-                if d is None: break
+                if d is None:
+                    break
                 lane.put(d)
                 n += 1
-            if not len(lane) or not tail and not lane.ready(depth): return
+            if not len(lane) or not tail and not lane.ready(depth):
+                return
             row = lane.row()
             now = before if early else dict(next=n+ahead, rows=lane.rows, buffer=lane.buffer)
             out = {k: now[k] for k, keep in (("next", taken), ("rows", rows), ("buffer", buffer)) if keep}
-            if ordered: out["buffer"].sort(key=len)
-            if touch and given: given["next"] = n
+            if ordered:
+                out["buffer"].sort(key=len)
+            if touch and given:
+                given["next"] = n
             if alias:
                 kept.clear()
                 kept.update(out)
@@ -396,7 +416,8 @@ def texts(seed, n, asked=None, shift=0):
         out.append(list(range(at, at+k)))
         at += k
     def docs(k=0):
-        if asked is not None: asked.append(k)
+        if asked is not None:
+            asked.append(k)
         return iter(out[k:])
     return docs
 
@@ -444,7 +465,8 @@ def state_check(answer):
             "go on.")
         for stop in (s for s in (1, 2, 3, 5, 6, 9, 16) if s < len(want)):
             saved = pairs[stop-1][1]
-            with telling("json.dumps of the state"): text = json.dumps(saved)
+            with telling("json.dumps of the state"):
+                text = json.dumps(saved)
             tail, asked, given = streamed(answer, (seed, n, 0), size, depth, len(want)+5, json.loads(text))
             tail = [list(r) for r, _ in tail]
             first = next((i for i, (a, b) in enumerate(zip(tail, want[stop:])) if a != b), None)

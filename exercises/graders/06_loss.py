@@ -1,6 +1,6 @@
 "Checks and known wrong answers for the exercises of chapter 06"
 import functools, math, random
-from collections import Counter, defaultdict
+from collections import Counter
 import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -12,14 +12,17 @@ from graders.common import call, something, written
 
 def plain(a, digits=4):
     "Tensors and numbers as rounded lists, to be compared; what is no number is spelled out"
-    if torch.is_tensor(a): a = a.detach().double().tolist()
-    if isinstance(a, (list, tuple)): return [plain(x, digits) for x in a]
+    if torch.is_tensor(a):
+        a = a.detach().double().tolist()
+    if isinstance(a, (list, tuple)):
+        return [plain(x, digits) for x in a]
     if isinstance(a, (int, float)) and not isinstance(a, bool):
         return round(float(a), digits) if math.isfinite(a) else str(a)
     return plain(a.tolist(), digits) if type(a).__module__ == "numpy" else a
 
 def near(a, b, tol=1e-6):
-    if not torch.is_tensor(a) or a.shape != b.shape: return False
+    if not torch.is_tensor(a) or a.shape != b.shape:
+        return False
     return torch.allclose(a.detach().double(), b.detach().double(), rtol=tol, atol=tol)
 
 # ---- 1. the slope of the cap: capped_loss(logits_NV, targets_N, cap) -> losses (N,), gradient (N,V) ----
@@ -33,12 +36,17 @@ def capper(slope=True, raw_slope=False, raw_probs=False, mask=True, mean=False, 
         logp = F.log_softmax(capped, dim)
         p = logits_NV.softmax(-1) if raw_probs else logp.exp()
         grad = sign*(p-1 if everywhere else p.scatter_add(1, index, -torch.ones_like(logp[:, :1])))
-        if hard: grad = grad*(logits_NV.abs() < cap)
-        elif slope: grad = grad*(1-(torch.tanh(logits_NV) if raw_slope else tanh)**2)
-        if over: grad = grad/cap
-        if mean: grad = grad/(ok.sum().clamp(min=1) if scored else len(targets_N))
+        if hard:
+            grad = grad*(logits_NV.abs() < cap)
+        elif slope:
+            grad = grad*(1-(torch.tanh(logits_NV) if raw_slope else tanh)**2)
+        if over:
+            grad = grad/cap
+        if mean:
+            grad = grad/(ok.sum().clamp(min=1) if scored else len(targets_N))
         out = (-logp.gather(1, index)*ok)[:, 0], grad*ok if mask else grad
-        if total: out = out[0].sum(), out[1]
+        if total:
+            out = out[0].sum(), out[1]
         return out[::-1] if turned else out
     return capped_loss
 
@@ -51,7 +59,8 @@ def by_autograd(logits_NV, targets_N, cap):
 @in_child
 def without_autograd(answer, z, t, cap):
     "What comes back where nobody can switch autograd on again, and the two tensors afterwards"
-    with torch.inference_mode(): return answer(z, t, cap), z, t
+    with torch.inference_mode():
+        return answer(z, t, cap), z, t
 
 def slope_check(answer):
     g = torch.Generator().manual_seed(1)
@@ -63,9 +72,11 @@ def slope_check(answer):
         cases.append((z, torch.randint(-1, V, (N,), generator=g), cap))
     for z, t, cap in sorted(cases, key=lambda c: c[0].numel()):
         say = f"capped_loss(tensor({z.tolist()}, dtype=float64), tensor({t.tolist()}), cap={cap:g})"
-        try: got, *mine = without_autograd(answer, z.clone(), t.clone(), cap)
+        try:
+            got, *mine = without_autograd(answer, z.clone(), t.clone(), cap)
         except RuntimeError as e:
-            if "does not require grad" not in str(e) and "nference tensor" not in str(e): raise
+            if "does not require grad" not in str(e) and "nference tensor" not in str(e):
+                raise
             told = "autograd is switched off here, and stays off: give the gradient by formula"
             raise AssertionError(told) from None
         something(say, got)
@@ -174,7 +185,8 @@ def weights(answer, spec):
     total = sum(c for m in got for c in m)/len(processes)
     leaves = [n for m in processes for n, _ in m]
     grads = [None]*len(leaves)
-    if total.requires_grad: grads = torch.autograd.grad(total, leaves, allow_unused=True)
+    if total.requires_grad:
+        grads = torch.autograd.grad(total, leaves, allow_unused=True)
     weigh = [(g if g is not None else torch.zeros_like(n)).tolist() for g, n in zip(grads, leaves)]
     targets = [t.tolist() for m in processes for _, t in m]
     return total.item(), sum(n.sum().item() for n in leaves), weigh, targets
@@ -283,7 +295,8 @@ def scorer(count=None, specials=False, log2=True, ratios=False, log=math.log(2),
     def text_bits(ids, nats, vocab):
         pairs = [(n, vocab[i]) for i, n in zip(ids, nats)]
         text = [(n, b) for n, b in pairs if b is not None]
-        if ratios: return sum(n/math.log(2)/len(b) for n, b in text)/max(len(text), 1)
+        if ratios:
+            return sum(n/math.log(2)/len(b) for n, b in text)/max(len(text), 1)
         total = sum(n for n, b in (pairs if specials else text))
         counted = (count or (lambda bs: sum(map(len, bs))))([b for _, b in text])
         size = counted+special_bytes*(len(pairs)-len(text))
@@ -307,8 +320,8 @@ def ids_of(text, vocab=VOCAB):
 
 def bytes_check(answer):
     rng, right = random.Random(3), scorer()
-    rows = [ids_of(t) for t in ("the hand", "né", "हिन्दी", "🙂🙂 the", "日本", "Ünï")] + [[261, 97], [97, 262],
-        [262, 263], [], [0xe0], [260, 98], [97, 0x80]]
+    rows = [ids_of(t) for t in ("the hand", "né", "हिन्दी", "🙂🙂 the", "日本", "Ünï")]
+    rows += [[261, 97], [97, 262], [262, 263], [], [0xe0], [260, 98], [97, 0x80]]
     rows += [[rng.randrange(len(VOCAB)) for _ in range(rng.randrange(1, 12))] for _ in range(200)]
     # special tokens may stand anywhere in a vocabulary
     turned = [VOCAB[-1], VOCAB[-2], *VOCAB[:-2]]
@@ -374,7 +387,8 @@ def smoother(lower="kinds", give="kinds", floor=True, unseen=True, cross=False, 
     "The answer, with switches for its mistakes"
     def kneser_ney(rows, V, d):
         rows = [[t for r in rows for t in r]] if cross else rows[:1] if first else rows
-        if far: rows = [[a, b] for r in rows for i, a in enumerate(r) for b in r[i+1:]]
+        if far:
+            rows = [[a, b] for r in rows for i, a in enumerate(r) for b in r[i+1:]]
         n = Counter(p for r in rows for p in zip(r, r[1:]))
         N, T, K, often = Counter(), Counter(), Counter(), Counter()
         for (a, b), c in n.items():
@@ -382,12 +396,14 @@ def smoother(lower="kinds", give="kinds", floor=True, unseen=True, cross=False, 
             T[a] += 1
             K[b] += 1
             often[b] += c
-        if occurs: N = Counter(t for r in rows for t in r)
+        if occurs:
+            N = Counter(t for r in rows for t in r)
         low = dict(kinds=K, often=often, followers=T, rows=Counter(t for r in rows for t in set(r)))[lower]
         q = [(low[b]+one)/(sum(low.values())+(V*one if below is None else below) or 1) for b in range(V)]
         share = dict(kinds=lambda a: d*T[a], once=lambda a: d, nothing=lambda a: 0)[give]
         def p(a, b):
-            if not N[a]: return new(V) if new else q[b] if unseen else 0.
+            if not N[a]:
+                return new(V) if new else q[b] if unseen else 0.
             return ((max(n[a, b]-d, 0) if floor else n[a, b]-d) + share(a)*q[b])/N[a]
         P = [[p(a, b) for b in range(V)] for a in range(V)]
         return [list(c) for c in zip(*P)] if swap else P
@@ -416,7 +432,8 @@ def kneser_check(answer):
             assert math.isclose(total, 1, rel_tol=1e-6), (
                 f"{say}: the probabilities after token {a} add up to {total:.4f}: "
                 f"{[round(x, 4) for x in got[a]]} should be {[round(x, 4) for x in want[a]]}")
-            for b in range(V): assert math.isclose(got[a][b], want[a][b], rel_tol=1e-6, abs_tol=1e-9), (
+            for b in range(V):
+                assert math.isclose(got[a][b], want[a][b], rel_tol=1e-6, abs_tol=1e-9), (
                 f"{say}: p({b} after {a}) should be {want[a][b]:.4f}, not {got[a][b]:.4f}")
 
 kneser = Exercise("4. Francisco", 4, kneser_check, smoother(),
@@ -490,7 +507,8 @@ class Watchman(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         for a in tree_flatten(out)[0]:
-            if torch.is_tensor(a): self.numel = max(self.numel, a.numel())
+            if torch.is_tensor(a):
+                self.numel = max(self.numel, a.numel())
         return out
 
 def smoothed(x, w, t, smoothing): return F.cross_entropy(F.linear(x, w), t, ignore_index=-1, reduction="none",
@@ -524,7 +542,8 @@ def watched(answer, N, V, C, rows, smoothing):
         kept[a.untyped_storage().data_ptr()] = a.untyped_storage().nbytes()//a.element_size()
         return a
     with Watchman() as seen:
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda a: a): losses = answer(x, w, t, rows,
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda a: a):
+            losses = answer(x, w, t, rows,
             smoothing)
         assert losses is not None, f"{say}: nothing came back: is there a `return`?"
         found = f"a {type(losses).__name__}"
@@ -582,8 +601,10 @@ def chunk_check(answer):
         f"and all logits together are only {N*V:,}")
 
 def chunk_behave(f, N, V, C, rows, smoothing):
-    try: losses, grads, largest, kept = watched(f, N, V, C, rows, smoothing)
-    except AssertionError as e: return str(e).split(": ", 1)[-1]
+    try:
+        losses, grads, largest, kept = watched(f, N, V, C, rows, smoothing)
+    except AssertionError as e:
+        return str(e).split(": ", 1)[-1]
     return plain(losses), plain(grads[0]), grads[1] is None, largest <= max(rows*V, V*C, N*C), kept < N*V/3
 
 chunks = Exercise("5. Never all at once", 3, chunk_check, chunker(),

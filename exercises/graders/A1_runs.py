@@ -1,9 +1,8 @@
 "Checks and known wrong answers for the exercises of appendix A1"
-import contextlib, errno, math, os, random, re, shutil, tempfile
+import contextlib, errno, os, shutil, tempfile
 from pathlib import Path
 from nanochat.runs import atomic_write
 from grade import Exercise, Wrong, in_child
-from graders.common import call, number, telling
 
 # ---- 1. whole or not at all: write_whole(path, data) ----
 
@@ -12,29 +11,36 @@ def watched_os(fail=None, before_rename=None):
     "os.fsync, os.replace and os.rename note what they see; the one named `fail` raises as on a full disk"
     real, seen = {n: getattr(os, n) for n in ("fsync", "replace", "rename")}, dict(synced=[], renamed=[])
     def fsync(fd):
-        if fail == "fsync": raise OSError(errno.ENOSPC, "No space left on device")
-        if fail == "stop": raise KeyboardInterrupt
+        if fail == "fsync":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        if fail == "stop":
+            raise KeyboardInterrupt
         fd = fd if isinstance(fd, int) else fd.fileno()
         s = os.fstat(fd)
         seen["synced"].append((s.st_dev, s.st_ino, s.st_size))
         real["fsync"](fd)
     def rename(name):
         def f(src, dst, **kw):
-            if fail == "replace": raise OSError(errno.ENOSPC, "No space left on device")
+            if fail == "replace":
+                raise OSError(errno.ENOSPC, "No space left on device")
             s = os.stat(src)
             seen["renamed"].append(dict(src=Path(src), old=Path(dst).exists(), size=s.st_size,
                                         synced=(s.st_dev, s.st_ino, s.st_size) in seen["synced"]))
             if before_rename and len(seen["renamed"]) == 1:
                 mine = os.getpid
                 os.getpid = lambda: mine()+1                # the other writer is another process
-                try: before_rename()
-                finally: os.getpid = mine
+                try:
+                    before_rename()
+                finally:
+                    os.getpid = mine
             return real[name](src, dst, **kw)
         return f
     os.fsync, os.replace, os.rename = fsync, rename("replace"), rename("rename")
-    try: yield seen
+    try:
+        yield seen
     finally:
-        for n, f in real.items(): setattr(os, n, f)
+        for n, f in real.items():
+            setattr(os, n, f)
 
 @in_child
 def left_behind(answer, case):
@@ -44,14 +50,18 @@ def left_behind(answer, case):
     with tempfile.TemporaryDirectory() as d:
         path, data = Path(d)/"box"/"model.bin", {"empty": b"", "type": 12345}.get(case, b"new"*5000)
         path.parent.mkdir()
-        if case != "new": path.write_bytes(b"old")
+        if case != "new":
+            path.write_bytes(b"old")
         error = None
         with watched_os(case if case in ("fsync", "replace", "stop") else None,
                         (lambda: answer(path, b"other")) if case == "two" else None) as seen:
-            try: answer(path, data)
-            except NotImplementedError: raise
+            try:
+                answer(path, data)
+            except NotImplementedError:
+                raise
             except KeyboardInterrupt:
-                if case != "stop": raise
+                if case != "stop":
+                    raise
                 error = "KeyboardInterrupt"
             except Exception as e:
                 error = errno.errorcode.get(e.errno, "OSError") if isinstance(e, OSError) else (
@@ -69,7 +79,8 @@ def left_behind(answer, case):
 def left_kind(answer, case):
     "The same, as far as mistakes go"
     got = left_behind(answer, case)
-    if case in ("type", "stop"): return got["left"] > 0
+    if case in ("type", "stop"):
+        return got["left"] > 0
     error = {None: None, "ENOSPC": "told"}.get(got["error"], "another")
     return got["found"], error, got["left"] > 0, got["rename"]
 
@@ -136,40 +147,54 @@ def careful(folder=None, flush=True, sync=True, sync_late=False, drop_old=False,
     "The answer, with switches for its mistakes"
     def write_whole(path, data):
         path = Path(path)
-        if not empty and not data: return
+        if not empty and not data:
+            return
         if name:
             tmp = str(path)+name
             fd = os.open(tmp, os.O_WRONLY|os.O_CREAT|os.O_TRUNC, 0o644)
-        else: fd, tmp = tempfile.mkstemp(dir=folder or path.parent)
+        else:
+            fd, tmp = tempfile.mkstemp(dir=folder or path.parent)
         try:
             f = os.fdopen(fd, "wb", buffering=1 << 20)
             with f:
                 f.write(data)
-                if flush: f.flush()
+                if flush:
+                    f.flush()
                 if folder_sync:
                     fd = os.open(path.parent, os.O_RDONLY)
                     os.fsync(fd)
                     os.close(fd)
-                elif sync and not sync_late: os.fsync(f.fileno())
+                elif sync and not sync_late:
+                    os.fsync(f.fileno())
                 # the buffer is emptied when the block ends: too late
-                if not flush: os.replace(tmp, path)
-            if drop_old: path.unlink(missing_ok=True)
-            if aside and path.exists(): os.replace(path, tmp+".old")
+                if not flush:
+                    os.replace(tmp, path)
+            if drop_old:
+                path.unlink(missing_ok=True)
+            if aside and path.exists():
+                os.replace(path, tmp+".old")
             if copy:
                 shutil.copy(tmp, path)
                 os.unlink(tmp)
-            elif flush: os.replace(tmp, path)
-            if aside and os.path.exists(tmp+".old"): os.unlink(tmp+".old")
+            elif flush:
+                os.replace(tmp, path)
+            if aside and os.path.exists(tmp+".old"):
+                os.unlink(tmp+".old")
             if sync_late:
-                with open(path, "rb") as f: os.fsync(f.fileno())
+                with open(path, "rb") as f:
+                    os.fsync(f.fileno())
         except errors as e:
-            if aside and os.path.exists(tmp+".old"): os.replace(tmp+".old", path)
-            if clean and os.path.exists(tmp): os.unlink(tmp)
+            if aside and os.path.exists(tmp+".old"):
+                os.replace(tmp+".old", path)
+            if clean and os.path.exists(tmp):
+                os.unlink(tmp)
             if again:
                 path.write_bytes(data)
                 return
-            if other and isinstance(e, OSError): raise other("could not write") from e
-            if tell: raise
+            if other and isinstance(e, OSError):
+                raise other("could not write") from e
+            if tell:
+                raise
     return write_whole
 
 atomic = Exercise("1. Whole or not at all", 3, atomic_check, atomic_write,

@@ -1,7 +1,5 @@
 "Checks and known wrong answers for the exercises of appendix A3"
-import contextlib, errno, math, os, random, re, shutil, tempfile
-from pathlib import Path
-from nanochat.runs import atomic_write
+import math, random, re
 from grade import Exercise, Wrong, in_child
 from graders.common import call, number, telling
 
@@ -15,11 +13,14 @@ def trouble(number=0, wait=0, final=False, progress=False):
 def patient(ask, sleep, chance, tries=5):
     failed = 0
     while True:
-        try: return ask()
+        try:
+            return ask()
         except OSError as e:
-            if e.final: raise
+            if e.final:
+                raise
             failed = 1 if e.progress else failed+1
-            if failed >= tries: raise
+            if failed >= tries:
+                raise
             sleep(e.wait+min(30, 2**(failed-1))*chance())
 
 def patience(nap=lambda wait, k, u: wait+min(30, 2**(k-1))*u, last=0, final=True, progress=True,
@@ -32,21 +33,26 @@ def patience(nap=lambda wait, k, u: wait+min(30, 2**(k-1))*u, last=0, final=True
         while True:
             try:
                 got = ask()
-                if got or empty: return got
+                if got or empty:
+                    return got
             except errors as e:
                 kept, asked = kept or e, asked+1
-                mine = (other or (lambda: kept if first else e))()
-                if final and getattr(e, "final", False): raise
+                mine = other() if other else kept if first else e
+                if final and getattr(e, "final", False):
+                    raise
                 failed = reset if progress and getattr(e, "progress", False) else failed+1
                 count = asked if total else failed
-                if not nap_at_end and count >= tries+last: raise mine
-                if ask_twice: chance()
+                if not nap_at_end and count >= tries+last:
+                    raise mine
+                if ask_twice:
+                    chance()
                 wait, k = getattr(e, "wait", 0), max(asked if longer else failed, 1)
                 if twice:
                     sleep(wait)
                     wait = 0
                 sleep(nap(wait, k, u if one_chance else chance()))
-                if nap_at_end and count >= tries+last: raise mine
+                if nap_at_end and count >= tries+last:
+                    raise mine
     return f
 
 def chance_twice(ask, sleep, chance, tries=5): return patient(ask, sleep, lambda: (chance()+chance())/2,
@@ -55,9 +61,12 @@ def chance_twice(ask, sleep, chance, tries=5): return patient(ask, sleep, lambda
 def said_of(script, tries, us):
     "The case in words"
     def one(how):
-        if how is True: return "gives 'the file'"
-        if how == "empty": return "gives b''"
-        if how == "bug": return "raises ZeroDivisionError"
+        if how is True:
+            return "gives 'the file'"
+        if how == "empty":
+            return "gives b''"
+        if how == "bug":
+            return "raises ZeroDivisionError"
         return "raises OSError"+"".join(f" ({k}={v})" for k, v in how.items())
     end = " and so on" if script[-1] is not True and script[-1] not in ("empty", "bug") else ""
     return (
@@ -76,15 +85,22 @@ def patience_behave(answer, script, tries):
     def ask():
         nonlocal asked
         asked += 1
-        if asked > 200: raise RuntimeError("asked 200 times")
+        if asked > 200:
+            raise RuntimeError("asked 200 times")
         how = script[min(asked, len(script))-1]
-        if how is True: return "the file"
-        if how == "empty": return b""
-        if how == "bug": raise ZeroDivisionError("a bug")
+        if how is True:
+            return "the file"
+        if how == "empty":
+            return b""
+        if how == "bug":
+            raise ZeroDivisionError("a bug")
         raise trouble(asked, **how)
-    try: end = answer(ask, naps.append, lambda: next(us), *([] if tries is None else [tries]))
-    except NotImplementedError: raise
-    except Exception as e: end = f"{type(e).__name__}: {e}"
+    try:
+        end = answer(ask, naps.append, lambda: next(us), *([] if tries is None else [tries]))
+    except NotImplementedError:
+        raise
+    except Exception as e:
+        end = f"{type(e).__name__}: {e}"
     return end, [round(n, 9) for n in naps], asked
 
 NO, BITS = {}, dict(progress=True)
@@ -197,12 +213,15 @@ patience_ex = Exercise("1. Patience", 4, patience_check, patient,
 # ---- 2. two pieces: join(part, tag, status, headers, body) -> (part, whole) ----
 
 def join(part, tag, status, headers, body):
-    if status == 200: return body, len(body) == int(headers["Content-Length"])
+    if status == 200:
+        return body, len(body) == int(headers["Content-Length"])
     if status == 206:
         first, total = map(int, re.fullmatch(r"bytes (\d+)-\d+/(\d+)", headers["Content-Range"]).groups())
-        if first != len(part) or headers.get("ETag") != tag: return b"", False
+        if first != len(part) or headers.get("ETag") != tag:
+            return b"", False
         return part+body, len(part+body) == total
-    if status == 416: return b"", False
+    if status == 416:
+        return b"", False
     return part, False
 
 def hasty_join(part, tag, status, headers, body): return part+body, status in (200, 206)
@@ -213,13 +232,15 @@ def joiner(on_200="new", start=True, tagged=True, whole="total", on_416=b"", on_
     def f(part, tag, status, headers, body):
         tag = own_tag or tag
         if status == 200:
-            if on_200 == "same" and headers.get("ETag") != tag: return part, False
+            if on_200 == "same" and headers.get("ETag") != tag:
+                return part, False
             new = part+body if on_200 == "glue" else body
             return new, not never and (whole == "end" or len(new) == int(headers["Content-Length"])
                                        and (empty or len(new) > 0))
         if status == 206:
             first, total = map(int, re.fullmatch(r"bytes (\d+)-\d+/(\d+)", headers["Content-Range"]).groups())
-            if trim: part = part[:first]
+            if trim:
+                part = part[:first]
             if start and first != len(part) or tagged and headers.get("ETag") != tag:
                 return {"none": b"", "part": part, "body": body}[misfit], False
             new = part+body
@@ -227,9 +248,11 @@ def joiner(on_200="new", start=True, tagged=True, whole="total", on_416=b"", on_
                                        or len(new) == (int(headers["Content-Length"]) if whole == "piece"
                                                        else total))
         if status == 416:
-            if end_416: return part, len(part) == int(headers["Content-Range"].split("/")[1])
+            if end_416:
+                return part, len(part) == int(headers["Content-Range"].split("/")[1])
             return (part if on_416 is None else on_416), False
-        if on_error == "some": return (part if status in (429, 500, 503) else b""), False
+        if on_error == "some":
+            return (part if status in (429, 500, 503) else b""), False
         return {"keep": part, "drop": b"", "glue": part+body}[on_error], False
     return f
 
@@ -237,8 +260,9 @@ def replies(file, tag, part, rng=None):
     "What servers answer to a request for the rest of `file` after `part`: [(what, status, headers, body)]"
     n, k = len(file), len(part)
     rest = file[k:]
-    h206 = lambda first, body, t=tag: {"ETag": t, "Content-Length": str(len(body)), "Content-Range": (
-        f"bytes {first}-{first+len(body)-1}/{n}")}
+    def h206(first, body, t=tag):
+        place = f"bytes {first}-{first+len(body)-1}/{n}"
+        return {"ETag": t, "Content-Length": str(len(body)), "Content-Range": place}
     other = bytes(255-b for b in file)
     out = [("the rest", 206, h206(k, rest), rest), ("the rest, cut", 206, h206(k, rest), rest[:len(rest)//2]),
            ("a smaller piece, whole", 206, h206(k, rest[:5]), rest[:5]),
@@ -285,16 +309,20 @@ def join_check(answer):
             first = len(part)
             if first == 0 or first >= len(file) or rng.random() < .2:
                 status, body, headers = 200, file, {"ETag": TAG, "Content-Length": str(len(file))}
-            else: status, body, headers = 206, file[first:], {"ETag": TAG,
+            else:
+                status, body, headers = 206, file[first:], {"ETag": TAG,
                 "Content-Length": str(len(file)-first), "Content-Range": (
                 f"bytes {first}-{len(file)-1}/{len(file)}")}
-            if rng.random() < .2: status, body, headers = 503, b"<html>busy</html>", {"Content-Length": "17"}
-            elif rng.random() < .6: body = body[:rng.randrange(len(body))]
+            if rng.random() < .2:
+                status, body, headers = 503, b"<html>busy</html>", {"Content-Length": "17"}
+            elif rng.random() < .6:
+                body = body[:rng.randrange(len(body))]
             say = f"join({part!r}, {TAG!r}, {status}, {headers}, {body!r})"
             got = call(say, answer, part, TAG, status, headers, body)
             with telling(say):
                 part, whole = got
-            if whole: break
+            if whole:
+                break
         assert not whole or part == file, (
             f"a download over a bad line was called whole with {len(part)} of {len(file)} bytes") + ((
                 ", the right number, and wrong ones") if len(part) == len(file) else "")
