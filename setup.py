@@ -10,17 +10,20 @@ cfg = cfg["DEFAULT"]
 
 try:
     from setuptools_rust import Binding, RustExtension
-    # optional: a machine without cargo still gets the library, which then trains tokenizers in Python (chapter 01)
-    rust = [RustExtension("nanochat.rustbpe", path="rustbpe/Cargo.toml", binding=Binding.PyO3, features=["python"],
-                          debug=False, optional=True, py_limited_api=True)]
-except ImportError: rust = []
+    # optional: without cargo there is still the library, which then trains tokenizers in Python (chapter 01)
+    rust = [RustExtension("nanochat.rustbpe", path="rustbpe/Cargo.toml", binding=Binding.PyO3,
+                          features=["python"], debug=False, optional=True, py_limited_api=True)]
+except ImportError:
+    rust = []
 
 setup(
     name=cfg["lib_name"], version=cfg["version"], description=cfg["description"], author=cfg["author"],
     license="MIT", python_requires=f">={cfg['min_python']}",
-    long_description=(here/"README.md").read_text(encoding="utf-8"), long_description_content_type="text/markdown",
-    packages=find_packages(include=["nanochat", "nanochat.*"]), package_data={"nanochat": ["ui.html", "*.toml"]}, zip_safe=False,
+    long_description=(here/"README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    packages=find_packages(include=["nanochat", "nanochat.*"]), zip_safe=False,
+    package_data={"nanochat": ["ui.html", "*.toml"]},
     install_requires=cfg["requirements"].split(), extras_require={"dev": cfg["dev_requirements"].split()},
     rust_extensions=rust, options={"bdist_wheel": {"py_limited_api": "cp311"}} if rust else {},
-    entry_points={"nbdev": [f"nanochat=nanochat._modidx:d"]},
+    entry_points={"nbdev": ["nanochat=nanochat._modidx:d"]},
 )

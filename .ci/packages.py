@@ -72,7 +72,7 @@ OF_NO_MATTER = {
 
 # `oldest` leaves out what the notebooks need: nbdev has bounds of its own
 OLDEST_DEV = re.compile(r"(pytest|hypothesis|rustbpe)\b")
-OLDEST_TESTS = ("test_bpe.py", "test_loader.py", "test_loss.py", "test_tokenizer.py", "test_engine.py")
+OLDEST_TESTS = ("test_loader.py", "test_loss.py", "test_tokenizer.py", "test_engine.py")
 
 
 @dataclass(frozen=True)
