@@ -332,9 +332,9 @@ class ChatRequest(Body):
     model: str | None = Field(None, description="as /v1/models names it")
     messages: list_of(Message) = Field(min_length=1, description=ORDER)
     max_tokens: Count | Literal[-1] | None = Field(None, description="of the answer; cut to what fits")
-    max_completion_tokens: Count | Literal[-1] | None = Field(None, description="the same; the less counts")
+    max_completion_tokens: Count | Literal[-1] | None = Field(None, description="the smaller counts")
     temperature: Number | None = Field(1., ge=0, le=2, description="0: always the likeliest token")
-    top_k: Count | Literal[-1, 0] | None = Field(None, description="draw among the k likeliest; 0, -1: all")
+    top_k: Integer | None = Field(None, ge=-1, description="draw among the k likeliest; 0, -1: all")
     top_p: Number | None = Field(1., ge=0, le=1, description="draw among the likeliest that reach p")
     seed: Integer | None = Field(None, ge=-2**63, le=2**63-1, description="same seed, same answer")
     stream: Switch | None = Field(False, description="piece by piece, as server-sent events")
@@ -387,19 +387,18 @@ def for_template(
     "Messages that the chat template can take, or an `ApiError` that says which one is wrong"
     system, out = [], []
     for i, message in enumerate(messages):
-        if message.role == "assistant":
-            content = message.content or ""
-            parts = [p.model_dump() for p in content] if isinstance(content, list) else content
-            out.append(dict(role="assistant", content=parts))
+        role, content = message.role, message.content or ""
+        parts = [p.model_dump() for p in content] if isinstance(content, list) else content
+        if role == "assistant":
+            out.append(dict(role=role, content=parts))
             continue
-        content = message.content
-        text = content if isinstance(content, str) else "".join(p.text for p in content)
+        text = parts if isinstance(parts, str) else content_of(parts)
         if not text.strip():
             raise wrong(f"messages[{i}]: content is empty")
-        if message.role == "user":
-            out.append(dict(role="user", content=text))
+        if role == "user":
+            out.append(dict(role=role, content=text))
         elif out:
-            raise wrong_role(i, message.role)
+            raise wrong_role(i, role)
         else:
             system.append(text)
     if not out or out[-1]["role"] != "user":
@@ -426,7 +425,8 @@ def in_words(
     "What a field may hold: 'a number from 0 to 2'"
     kinds = [kind for kind in schema.get("anyOf", [schema]) if kind.get("type") != "null"]
     words = [value for kind in kinds for value in kind_in_words(kind)]
-    return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+    *before, last = words
+    return f"{', '.join(before)} or {last}" if before else last
 
 def kind_in_words(
     kind:dict,   # JSON Schema of one type, or of single values
@@ -487,7 +487,7 @@ def about_content(
 
 # %% ../nbs/22_serve.ipynb #ec866e2a
 def check_prompt(
-    messages:list,   # as `check_messages` returns them
+    messages:list,   # as `for_template` returns them
     tok,             # a Tokenizer
     max_len:int,     # tokens that a row of the cache can hold
 )->list:             # ids
