@@ -8,9 +8,9 @@ __all__ = ['ALPHABET', 'OPS', 'LARGE', 'SMALL', 'CALLS', 'REMOVERS', 'LEVELS', '
            'own_namespace', 'mount', 'show_only', 'own_root', 'no_rights', 'only_files', 'instruction', 'allow',
            'refuse', 'argument_rules', 'only_calls', 'pack', 'answer_calls', 'supervise', 'guard', 'run_program',
            'guard_code', 'library', 'without', 'folder_use', 'sweep', 'remove', 'Result', 'verdict', 'nameless',
-           'text_bytes', 'Pipes', 'open_pipes', 'Sandbox', 'warn_once', 'tell_missing', 'run_python', 'isolation',
-           'unpack', 'unpack_parts', 'same', 'read_tests', 'ask', 'Judgement', 'fit_to_judge', 'judge_code',
-           'first_wrong', 'judge_check', 'calls_check', 'relay']
+           'text_bytes', 'Pipes', 'open_pipes', 'Listener', 'fresh_python', 'Sandbox', 'warn_once', 'tell_missing',
+           'run_python', 'isolation', 'unpack', 'unpack_parts', 'same', 'read_tests', 'ask', 'Judgement',
+           'fit_to_judge', 'judge_code', 'first_wrong', 'judge_check', 'calls_check', 'relay']
 
 # %% ../nbs/17_tools.ipynb #e58c3895
 import ast, contextlib, functools, inspect, json, marshal, operator, os, re, secrets
@@ -426,7 +426,7 @@ def supervise(
 
 # %% ../nbs/17_tools.ipynb #7741104b
 def guard(
-    job:dict,        # what the parent wants: see `start`
+    job:dict,        # what the parent wants: see `Sandbox.job`
     program:str,     # the program's text
 ):
     "First thing in the new process: switch every level on, say which were granted, run the program"
@@ -667,11 +667,6 @@ def text_bytes(text:str)->bytes:
 # %% ../nbs/17_tools.ipynb #d596b131
 START = 10                          # seconds that Python may take to start
 FOLDER, ENTRIES = 16 << 20, 1000    # bytes, and files and folders, that a program may keep
-BOOT = """import marshal
-with open({}, "rb") as file:
-    code, job = marshal.load(file)
-exec(marshal.loads(code))
-guard(*job)"""
 
 @dataclass
 class Pipes:
@@ -703,6 +698,61 @@ def open_pipes(
         os.set_blocking(pipes.asked, False)
     return pipes
 
+class Listener:
+    "Reads several pipes, and keeps what came out of each"
+
+    def __init__(self,
+        files:list,   # file descriptors
+    ):
+        self.said, self.selector = {}, selectors.DefaultSelector()
+        for fd in files:
+            self.said[fd] = bytearray()
+            self.selector.register(fd, selectors.EVENT_READ)
+
+    def read(self,
+        seconds:float,   # to wait at most
+    )->bool:             # did anything come?
+        "Read whatever has come"
+        ready = self.selector.select(seconds)
+        for key, _ in ready:
+            data = os.read(key.fd, 1 << 16)
+            self.said[key.fd] += data
+            if not data:
+                self.selector.unregister(key.fd)
+        return bool(ready)
+
+    def at_end(self)->bool:
+        "Have all pipes been closed at their other end?"
+        return not self.selector.get_map()
+
+# %% ../nbs/17_tools.ipynb #ea741e81
+BOOT = """import marshal
+with open({}, "rb") as file:
+    code, job = marshal.load(file)
+exec(marshal.loads(code))
+guard(*job)"""
+
+def fresh_python(
+    source:bytes,    # the guard and what it needs
+    stdin:bytes,     # what the program can read
+    folder:str,      # where it runs
+    mark:str,        # NAME=value: all of its environment
+    pipes:list,      # what it inherits
+)->subprocess.Popen:
+    "A fresh interpreter: no site packages, no environment but the mark, a session of its own"
+    with nameless(source) as source, nameless(stdin) as stdin:
+        boot = BOOT.format(source.fileno())
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", boot],
+            cwd=folder,
+            env=dict([mark.split("=")]),
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=(source.fileno(), *pipes),
+            start_new_session=True,
+        )
+
 # %% ../nbs/17_tools.ipynb #67b2edb1
 class Sandbox:
     "One program in a process of its own: started here, watched by `look`, ended by `close`"
@@ -726,7 +776,7 @@ class Sandbox:
         job = self.job(memory_mb=memory_mb, landlock=landlock)
         source = marshal.dumps((guard_code(), (job, program)))
         try:
-            self.process = self.start(source, text_bytes(stdin))
+            self.process = fresh_python(source, text_bytes(stdin), self.folder, self.mark, self.pipes.theirs)
         except BaseException:
             self.close()
             raise
@@ -734,11 +784,9 @@ class Sandbox:
             for fd in self.pipes.theirs:    # or we would never see the end of a pipe
                 os.close(fd)
         self.out, self.err = self.process.stdout.fileno(), self.process.stderr.fileno()
-        self.said, self.selector = {}, selectors.DefaultSelector()
-        for fd in (self.out, self.err, self.pipes.report, self.pipes.answers):
-            if fd is not None:
-                self.said[fd] = bytearray()
-                self.selector.register(fd, selectors.EVENT_READ)
+        sources = (self.out, self.err, self.pipes.report, self.pipes.answers)
+        self.listener = Listener([fd for fd in sources if fd is not None])
+        self.said = self.listener.said
 
     def job(self, memory_mb:int, landlock:int)->dict:
         "What the guard needs to know, as plain values"
@@ -758,21 +806,6 @@ class Sandbox:
             **library(),
         )
 
-    def start(self, source:bytes, stdin:bytes)->subprocess.Popen:
-        "A fresh interpreter: no site packages, no environment but the mark, a session of its own"
-        with nameless(source) as source, nameless(stdin) as stdin:
-            boot = BOOT.format(source.fileno())
-            return subprocess.Popen(
-                [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", boot],
-                cwd=self.folder,
-                env=dict([self.mark.split("=")]),
-                stdin=stdin,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                pass_fds=(source.fileno(), *self.pipes.theirs),
-                start_new_session=True,
-            )
-
     def reported(self, word:str)->list:
         "The rest of the report's line that begins with a word, in words; None if there is no such line"
         for line in self.said[self.pipes.report].decode("utf-8", "replace").splitlines(True):
@@ -787,28 +820,18 @@ class Sandbox:
     def look(self):
         "Wait a moment for whatever comes; sets `status` when the program has ended or gone too far"
         over = self.process.poll() is not None
-        came = self.read(0 if over else 0.05)
+        came = self.listener.read(0 if over else 0.05)
         if not self.started and self.reported("levels") is not None:
             self.started, self.deadline = True, time.monotonic()+self.seconds
             if "mounts" in self.levels:    # it was only the place to build a root on
                 os.rmdir(self.folder)
         if self.too_much():
             self.status = "limit"
-        elif not self.selector.get_map() or over and not came:    # what is left behind may hold a pipe
+        elif self.listener.at_end() or over and not came:    # what is left behind may hold a pipe
             code, *word = self.reported("end") or ["1"]
             self.status = verdict(int(code), "".join(word))
         elif time.monotonic() > self.deadline:
             self.status = "timeout"
-
-    def read(self, seconds:float)->bool:
-        "Read whatever comes within so many seconds; False if nothing came"
-        ready = self.selector.select(seconds)
-        for key, _ in ready:
-            data = os.read(key.fd, 1 << 16)
-            self.said[key.fd] += data
-            if not data:
-                self.selector.unregister(key.fd)
-        return bool(ready)
 
     def too_much(self)->bool:
         "Has it said more than it may, or filled its folder?"
@@ -834,7 +857,7 @@ class Sandbox:
                 sweep(self.mark, p.pid)
             p.stdout.close()
             p.stderr.close()
-            self.selector.close()
+            self.listener.selector.close()
         for fd in self.pipes.ours:
             os.close(fd)
         if os.path.exists(self.folder):
