@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'render', 'signed', 'render_prompt', 'ToolUse', 'stop_ids', 'Speech', 'parts_text', 'Talk', 'chat_stage',
-           'load_chat', 'one_line', 'say', 'ctrl_c', 'listen', 'typed', 'piped', 'main']
+           'load_chat', 'one_line', 'say', 'ctrl_c', 'read_line', 'typed', 'piped', 'main']
 
 # %% ../nbs/18_chat.ipynb #941559b5
 import contextlib, os, re, signal, sys
@@ -19,32 +19,51 @@ from .tokenizer import Tokenizer, TEMPLATE, StreamDecoder
 from .tools import calculate, CalcError
 
 # %% ../nbs/18_chat.ipynb #dc8689c6
-def _as_parts(content): return [dict(type="text", text=content)] if isinstance(content, str) else content
+def _as_parts(content):
+    "Content as a list of parts"
+    return [dict(type="text", text=content)] if isinstance(content, str) else content
 
 def _merge_system(messages):
-    "Many data sets open with a system message; the model has no such role, so it goes in front of the first user's words"
-    if len(messages) < 2 or messages[0]["role"] != "system": return messages
-    if messages[1]["role"] != "user": raise UserError("message 1: a user's message must follow the system's")
-    return [dict(role="user", content=f"{messages[0]['content']}\n\n{messages[1]['content']}"), *messages[2:]]
+    "Put a system message in front of the first user's words, since the model has no such role"
+    if len(messages) < 2 or messages[0]["role"] != "system":
+        return messages
+    system, user, *rest = messages
+    if user["role"] != "user":
+        raise UserError("message 1: a user's message must follow the system's")
+    return [dict(role="user", content=f"{system['content']}\n\n{user['content']}"), *rest]
+
+def _render_part(tok, part, role):
+    "Ids of one part, and whether the speaker chose them; None where it does not belong in the turn"
+    kind, text = part["type"], tok.encode(part["text"])
+    if kind == "text":
+        return text, int(role == "assistant")
+    if kind not in ("python", "output") or role != "assistant":
+        return None
+    start, end = map(tok.special, TEMPLATE[kind])
+    return [start, *text, end], int(kind == "python")           # the reply is the tool's, not the speaker's
 
 def render(
     tok:Tokenizer,      # text to ids
-    messages:list,      # [{role: user|assistant, content: text, or for an assistant [{type: text|python|output, text}]}]
+    messages:list,      # [{role: user|assistant, content: text, or an assistant's list of {type, text}}]
 )->tuple[list,list]:    # ids, and a mask: 1 where the assistant itself chose the id
     "A conversation as ids, without the BOS that opens a row"
     ids, mask = [], []
-    def add(new, own): ids.extend(new); mask.extend([own]*len(new))
-    for n, m in enumerate(_merge_system(messages)):
-        role = m["role"]
-        if role not in ("user", "assistant"): raise UserError(f"message {n}: role {role!r} is neither user nor assistant")
-        start, end = map(tok.special, TEMPLATE[role]); own = int(role == "assistant")
-        add([start], 0)                                                    # the turn is given to the speaker, not taken
-        for part in _as_parts(m["content"]):
-            kind, text = part["type"], tok.encode(part["text"])
-            if kind == "text": add(text, own)
-            elif kind in ("python", "output") and own: add([tok.special(TEMPLATE[kind][0]), *text, tok.special(TEMPLATE[kind][1])], int(kind == "python"))
-            else: raise UserError(f"message {n}: a part of type {kind!r} does not belong in the {role}'s turn")
-        add([end], own)                                                    # to stop is the speaker's own choice
+    def add(new, own):
+        ids.extend(new)
+        mask.extend([own]*len(new))
+    for n, message in enumerate(_merge_system(messages)):
+        role = message["role"]
+        if role not in ("user", "assistant"):
+            raise UserError(f"message {n}: role {role!r} is neither user nor assistant")
+        start, end = map(tok.special, TEMPLATE[role])
+        add([start], 0)                                  # the turn is given to the speaker, not taken
+        for part in _as_parts(message["content"]):
+            rendered = _render_part(tok, part, role)
+            if rendered is None:
+                kind = part["type"]
+                raise UserError(f"message {n}: a part of type {kind!r} does not belong in the {role}'s turn")
+            add(*rendered)
+        add([end], int(role == "assistant"))             # to stop is the speaker's own choice
     return ids, mask
 
 # %% ../nbs/18_chat.ipynb #5b819cff
@@ -65,23 +84,38 @@ def render_prompt(
 # %% ../nbs/18_chat.ipynb #43ef64c9
 class ToolUse:
     "Watches one answer: when the model closes a python block, the calculator's reply is forced in"
+
     def __init__(self,
         tok:Tokenizer,   # to read the call and to write the reply
     ):
-        self.tok, self.expr, self.calls = tok, None, []                     # expr: ids of the open block, None outside of one
-        self.start, self.stop, self.out, self.out_end = map(tok.special, (*TEMPLATE["python"], *TEMPLATE["output"]))
+        self.tok = tok
+        self.expr = None         # ids of the open block; None outside of one
+        self.calls = []          # (call, reply) of each
+        self.python_start, self.python_end = map(tok.special, TEMPLATE["python"])
+        self.output_start, self.output_end = map(tok.special, TEMPLATE["output"])
+
     def __call__(self,
         i:int,           # the id that the model chose
     )->list|None:        # ids to force in
         "Take note of an id; reply when a call is complete"
-        if i == self.start: self.expr = []
-        elif i == self.stop and self.expr is not None:
+        if i == self.python_start:
+            self.expr = []
+        elif i == self.python_end and self.expr is not None:
             call, self.expr = self.tok.decode(self.expr), None
-            try: reply = calculate(call)
-            except CalcError as e: reply = f"error: {e}"
+            reply = self.answer(call)
             self.calls.append((call, reply))
-            return [self.out, *self.tok.encode(reply), self.out_end]
-        elif self.expr is not None and i < self.tok.vocab_size: self.expr.append(i)
+            return [self.output_start, *self.tok.encode(reply), self.output_end]
+        elif self.expr is not None and i < self.tok.vocab_size:
+            self.expr.append(i)
+
+    def answer(self,
+        call:str,        # what the model wrote
+    )->str:
+        "The calculator's reply, whatever it was asked"
+        try:
+            return calculate(call)
+        except CalcError as e:
+            return f"error: {e}"
 
 # %% ../nbs/18_chat.ipynb #9501b12c
 def stop_ids(
@@ -93,33 +127,45 @@ def stop_ids(
 # %% ../nbs/18_chat.ipynb #49c1b0d2
 class Speech:
     "Turns the ids of an answer into text as they come; calls of the tool as [call=reply], or left out"
+
     def __init__(self,
         tok:Tokenizer,            # ids to text
         show_tools:bool=False,    # show what the calculator was asked and said
     ):
-        self.tok, self.show, self.decoder, self.mode = tok, show_tools, StreamDecoder(tok), "text"
-        self.signs = {tok.special(s): (kind, k) for kind in ("python", "output") for k, s in enumerate(TEMPLATE[kind])}
-    def _turn(self, mode, sign):
-        "Change the mode: what is left of the old one, and a sign"
-        rest = self.decoder.end() if self.show or self.mode == "text" else (self.decoder.end(), "")[1]
-        self.mode = mode
-        return rest + (sign if self.show else "")
+        self.tok, self.show, self.decoder = tok, show_tools, StreamDecoder(tok)
+        self.mode = "text"        # text, python, called (a call without a reply so far), output
+        self.opens = {tok.special(TEMPLATE[kind][0]): kind for kind in ("python", "output")}
+        self.closes = {tok.special(TEMPLATE[kind][1]): kind for kind in ("python", "output")}
+
     def push(self,
         i:int,           # the next id
     )->str:              # the text that is certain now, often ""
         "Take one id"
-        kind, closing = self.signs.get(i, (None, None))
-        if kind == "python" and not closing: return self._turn("python", "[" if self.mode == "text" else "")
-        if kind == "python" and self.mode == "python": return self._turn("called", "")
-        if kind == "output" and not closing: return self._turn("output", "[=" if self.mode == "text" else "=")
-        if kind == "output" and self.mode == "output": return self._turn("text", "]")
-        if kind or i >= len(self.tok.ranks): return ""                      # a special token that has no meaning here
+        opened, closed = self.opens.get(i), self.closes.get(i)
+        if opened == "python":
+            return self._turn("python", "[" if self.mode == "text" else "")
+        if opened == "output":
+            return self._turn("output", "[=" if self.mode == "text" else "=")
+        if closed and closed == self.mode:
+            return self._turn("called", "") if closed == "python" else self._turn("text", "]")
+        if closed or i >= len(self.tok.ranks):    # a special token that has no meaning here
+            return ""
         done = self._turn("text", "]") if self.mode == "called" else ""     # a call that nobody answered
-        text = self.decoder.push(i)
-        return done + (text if self.show or self.mode == "text" else "")
+        return done + self._shown(self.decoder.push(i))
+
     def end(self)->str:
         "What is left when no more ids come"
         return self._turn("text", "" if self.mode == "text" else "]")
+
+    def _turn(self, mode, sign):
+        "Change the mode: what is left of the old one, and a sign"
+        rest = self._shown(self.decoder.end())
+        self.mode = mode
+        return rest + (sign if self.show else "")
+
+    def _shown(self, text):
+        "The text, if its mode is shown"
+        return text if self.show or self.mode == "text" else ""
 
 def parts_text(
     tok:Tokenizer,            # ids to text
@@ -127,12 +173,13 @@ def parts_text(
     show_tools:bool=False,    # show what the calculator was asked and said
 )->str:
     "Readable text of an answer; calls of the tool as [call=reply], or left out"
-    s = Speech(tok, show_tools)
-    return "".join(map(s.push, ids)) + s.end()
+    speech = Speech(tok, show_tools)
+    return "".join(map(speech.push, ids)) + speech.end()
 
 # %% ../nbs/18_chat.ipynb #55f8edb8
 class Talk:
     "A conversation with an engine: what was said, as ids, and as much of it as fits"
+
     def __init__(self,
         engine:Engine,            # who answers
         tok:Tokenizer,            # text to ids and back
@@ -141,9 +188,12 @@ class Talk:
         top_k:int=0,              # sample among the k likeliest; 0: among all
         seed:int=0,               # decides everything random
     ):
-        self.engine, self.tok, self.max_tokens, self.temperature, self.top_k, self.seed = engine, tok, max_tokens, temperature, top_k, seed
-        self.turns, self.asked, self.left_out = [], 0, 0                    # turns still remembered; turns begun; turns forgotten at the last question
+        self.engine, self.tok = engine, tok
+        self.max_tokens, self.temperature, self.top_k, self.seed = max_tokens, temperature, top_k, seed
         self.stops = frozenset(stop_ids(tok))
+        self.turns = []           # the ids of each turn that is still remembered
+        self.asked = 0            # turns begun
+        self.left_out = 0         # turns forgotten at the last question
 
     def prompt(self,
         text:str,        # what the user says now
@@ -151,11 +201,14 @@ class Talk:
         "Forget the oldest turns until this one fits, with room for an answer"
         new = render_prompt(self.tok, [dict(role="user", content=text)])[1:]
         most, before = self.engine.max_len, len(self.turns)
-        if 1+len(new)+16 > most: raise UserError(f"this message has {len(new)} tokens, and the model reads {most} at most, its answer included: shorten it")
+        if 1+len(new)+16 > most:
+            raise UserError(f"this message has {len(new)} tokens, and the model reads {most} at most, "
+                            "its answer included: shorten it")
         room = max(most-min(self.max_tokens, most//2), 1+len(new))
-        while 1+sum(map(len, self.turns))+len(new) > room: self.turns.pop(0)
+        while 1+sum(map(len, self.turns))+len(new) > room:
+            self.turns.pop(0)
         self.left_out = before-len(self.turns)
-        return [self.tok.bos, *(i for t in self.turns for i in t), *new], new
+        return [self.tok.bos, *(i for turn in self.turns for i in turn), *new], new
 
     def ask(self,
         text:str,                                   # what the user says
@@ -163,16 +216,34 @@ class Talk:
     )->Iterator[str]:                               # text of the answer, piece by piece
         "Answer, and remember both"
         ids, turn = self.prompt(text)
-        speech, self.asked = Speech(self.tok, show_tools=True), self.asked+1
-        stream = self.engine.stream(ids, self.max_tokens, self.temperature, hash_seed(self.seed, self.asked), self.stops, lambda: ToolUse(self.tok), self.top_k)
+        self.asked += 1
+        speech, stream = Speech(self.tok, show_tools=True), self._stream(ids)
         try:
             for i, own in stream:
-                if own and i in self.stops: break
+                if own and i in self.stops:
+                    break
                 turn.append(i)
-                if piece := speech.push(i): yield piece
-                if stopped(): break
-            if piece := speech.end(): yield piece
-        finally: stream.close(); self.turns.append([*turn, self.tok.special("<|assistant_end|>")])
+                if piece := speech.push(i):
+                    yield piece
+                if stopped():
+                    break
+            if piece := speech.end():
+                yield piece
+        finally:
+            stream.close()
+            self.turns.append([*turn, self.tok.special("<|assistant_end|>")])
+
+    def _stream(self, ids):
+        "The engine's answer, id by id; every turn has a seed of its own"
+        return self.engine.stream(
+            ids,
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            seed=hash_seed(self.seed, self.asked),
+            stop_ids=self.stops,
+            hook=lambda: ToolUse(self.tok),
+        )
 
 # %% ../nbs/18_chat.ipynb #c7e002d8
 STAGES = ("rl", "sft", "mid", "base")   # the last that has a checkpoint is the one to talk to
@@ -182,10 +253,14 @@ def chat_stage(
     stage:str=None,    # which stage; default: the last that has a checkpoint
 )->str:
     "The stage to talk to"
-    if stage is not None and stage not in STAGES: raise UserError(f"stage {stage!r}: use one of {', '.join(reversed(STAGES))}")
-    for s in [stage] if stage else STAGES:
-        if checkpoints(rdir, s): return s
-    raise UserError(f"run {rdir.name!r} has no checkpoint of {'stage ' + stage if stage else 'any stage'} yet: finish it with `bash speedrun.sh --run {rdir.name}`")
+    if stage is not None and stage not in STAGES:
+        raise UserError(f"stage {stage!r}: use one of {', '.join(reversed(STAGES))}")
+    for candidate in [stage] if stage else STAGES:
+        if checkpoints(rdir, candidate):
+            return candidate
+    wanted = f"stage {stage}" if stage else "any stage"
+    raise UserError(f"run {rdir.name!r} has no checkpoint of {wanted} yet: "
+                    f"finish it with `bash speedrun.sh --run {rdir.name}`")
 
 def load_chat(
     run:str=None,      # name of a run; default: the newest
@@ -197,7 +272,10 @@ def load_chat(
     stage = chat_stage(rdir, stage)
     tok = Tokenizer.load(rdir/"tokenizer")
     model, meta = load_model(rdir/stage, pick_device(device))
-    if tok.vocab_size > model.cfg.vocab_size: raise UserError(f"run {rdir.name!r}: the tokenizer has {tok.vocab_size} ids and the model only {model.cfg.vocab_size}: they are not from the same run")
+    ours, models = tok.vocab_size, model.cfg.vocab_size
+    if ours > models:
+        raise UserError(f"run {rdir.name!r}: the tokenizer has {ours} ids and the model only {models}: "
+                        "they are not from the same run")
     return model, tok, meta
 
 # %% ../nbs/18_chat.ipynb #cb8924f1
@@ -207,10 +285,10 @@ def one_line(
     pieces:Iterable[str],   # text that streams
 )->Iterator[str]:
     "The same without line breaks and without blanks at either end"
-    held = ""                                                               # blanks: perhaps the last, perhaps a line break follows
-    first = True
-    for p in pieces:
-        held += p; body = held.rstrip()
+    held, first = "", True            # held: blanks, perhaps the last, perhaps before a line break
+    for piece in pieces:
+        held += piece
+        body = held.rstrip()
         if body:
             text = re.sub(r"\s*[\n\u2028\u2029]\s*", " ", body)
             yield text.lstrip() if first else text
@@ -220,8 +298,11 @@ def say(
     pieces:Iterable[str],   # text that streams
 ):
     "Print an answer as it comes, and end its line"
-    for p in pieces: sys.stdout.write(_CONTROL.sub("\ufffd", p)); sys.stdout.flush()
-    sys.stdout.write("\n"); sys.stdout.flush()
+    for piece in pieces:
+        sys.stdout.write(_CONTROL.sub("\ufffd", piece))
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    sys.stdout.flush()
 
 # %% ../nbs/18_chat.ipynb #2bccec76
 @contextlib.contextmanager
@@ -230,35 +311,49 @@ def ctrl_c():
     pressed = []
     def note(*_):
         pressed.append(1)
-        if len(pressed) > 1: raise KeyboardInterrupt
+        if len(pressed) > 1:
+            raise KeyboardInterrupt
     before = signal.signal(signal.SIGINT, note)
-    try: yield pressed
-    finally: signal.signal(signal.SIGINT, before)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
-def listen()->str:
+def read_line()->str:
     "A typed line; stdout holds the talk only, so the prompt goes there only if it is the terminal too"
-    if sys.stdout.isatty(): return input("> ")
+    if sys.stdout.isatty():
+        return input("> ")
     print("> ", end="", file=sys.stderr, flush=True)
     return input()
 
 def _note_left_out(talk):
-    if talk.left_out: print0(f"(the conversation is longer than the model can read: the oldest {talk.left_out} turn{'s are' if talk.left_out > 1 else ' is'} left out)")
+    "Say what was forgotten, if anything was"
+    if talk.left_out:
+        turns = "1 turn is" if talk.left_out == 1 else f"{talk.left_out} turns are"
+        print0(f"(the conversation is longer than the model can read: the oldest {turns} left out)")
 
 def typed(
     talk:Talk,   # the conversation
 ):
     "Talk with somebody at a terminal, until Ctrl-D"
     with contextlib.suppress(ImportError):
-        import readline; readline.parse_and_bind("set enable-bracketed-paste off")    # line editing and history
+        import readline
+        readline.parse_and_bind("set enable-bracketed-paste off")    # line editing and history
     while True:
         try:
-            text = listen().strip()
-            if not text: continue
-            with ctrl_c() as pressed: say(talk.ask(text, lambda: bool(pressed)))
+            text = read_line().strip()
+            if not text:
+                continue
+            with ctrl_c() as pressed:
+                say(talk.ask(text, lambda: bool(pressed)))
             _note_left_out(talk)
-        except UserError as e: print0(f"error: {e}")
-        except EOFError: print0(); return
-        except KeyboardInterrupt: print0("\n(Ctrl-D ends the talk)")
+        except UserError as e:
+            print0(f"error: {e}")
+        except EOFError:
+            print0()
+            return
+        except KeyboardInterrupt:
+            print0("\n(Ctrl-D ends the talk)")
 
 def piped(
     talk:Talk,              # the conversation
@@ -267,8 +362,12 @@ def piped(
     "Answer lines, each by one line"
     fine = True
     for text in filter(None, map(str.strip, lines)):
-        try: say(one_line(talk.ask(text)))
-        except UserError as e: print0(f"error: {e}"); say([]); fine = False
+        try:
+            say(one_line(talk.ask(text)))
+        except UserError as e:
+            print0(f"error: {e}")
+            say([])
+            fine = False
         _note_left_out(talk)
     return fine
 
@@ -286,20 +385,31 @@ def main(
     device:str=None,          # cpu, cuda or mps; default: the best that is here
 ):
     "Talk to a model in the terminal, or answer lines from a pipe"
-    if not 0 <= temperature < float("inf"): raise UserError(f"temperature {temperature}: use 0 or more")
-    if max_tokens < 1: raise UserError(f"max_tokens {max_tokens}: use 1 or more")
-    if top_k < 0: raise UserError(f"top_k {top_k}: use 0 or more")
-    if prompt is not None and not prompt.strip(): raise UserError("the prompt is empty: say something")
+    if not 0 <= temperature < float("inf"):
+        raise UserError(f"temperature {temperature}: use 0 or more")
+    if max_tokens < 1:
+        raise UserError(f"max_tokens {max_tokens}: use 1 or more")
+    if top_k < 0:
+        raise UserError(f"top_k {top_k}: use 0 or more")
+    if prompt is not None and not prompt.strip():
+        raise UserError("the prompt is empty: say something")
     run = run or newest_run()
     model, tok, _ = load_chat(run, stage, device)
-    talk = Talk(Engine(model, max_rows=1), tok, max_tokens, temperature, top_k, seed)
-    for f in (sys.stdin, sys.stdout):
-        if hasattr(f, "reconfigure"): f.reconfigure(errors="replace")       # bytes that are no text must not end the talk
+    settings = dict(max_tokens=max_tokens, temperature=temperature, top_k=top_k, seed=seed)
+    talk = Talk(Engine(model, max_rows=1), tok, **settings)
+    for stream in (sys.stdin, sys.stdout):
+        if hasattr(stream, "reconfigure"):    # bytes that are no text must not end the talk
+            stream.reconfigure(errors="replace")
     try:
-        if prompt is not None: say(talk.ask(prompt.strip()))
+        if prompt is not None:
+            say(talk.ask(prompt.strip()))
         elif sys.stdin is not None and sys.stdin.isatty():
-            print0(f"run {run}, stage {chat_stage(run_dir(run), stage)}, {sum(p.numel() for p in model.parameters()):,} parameters. Ctrl-C cuts an answer short, Ctrl-D ends the talk.")
+            stage, size = chat_stage(run_dir(run), stage), sum(p.numel() for p in model.parameters())
+            print0(f"run {run}, stage {stage}, {size:,} parameters. "
+                   "Ctrl-C cuts an answer short, Ctrl-D ends the talk.")
             typed(talk)
-        elif not piped(talk, sys.stdin or ()): sys.exit(1)
+        elif not piped(talk, sys.stdin or ()):
+            sys.exit(1)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()); sys.exit(141)    # 128 + SIGPIPE
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)    # 128 + SIGPIPE

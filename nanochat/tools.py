@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['ALPHABET', 'OPS', 'LARGE', 'SMALL', 'CALLS', 'REMOVERS', 'LEVELS', 'START', 'FOLDER', 'ENTRIES', 'BOOT', 'PLAIN',
-           'TESTER', 'CalcError', 'evaluate', 'show', 'calculate', 'kernel', 'own_process', 'set_limits',
-           'own_namespace', 'own_root', 'no_rights', 'only_files', 'only_calls', 'pack', 'answer_calls', 'supervise',
-           'guard', 'run_program', 'guard_code', 'library', 'without', 'folder_use', 'sweep', 'remove', 'Result',
-           'verdict', 'nameless', 'text_bytes', 'Sandbox', 'warn_once', 'tell_missing', 'run_python', 'isolation',
-           'unpack', 'unpack_parts', 'same', 'read_tests', 'ask', 'Judgement', 'fit_to_judge', 'judge_code',
-           'first_wrong', 'judge_check', 'calls_check', 'relay']
+           'TESTER', 'CalcError', 'tree_value', 'decimal_text', 'calculate', 'kernel', 'own_process', 'set_limits',
+           'own_namespace', 'mount', 'show_only', 'own_root', 'no_rights', 'only_files', 'instruction', 'allow',
+           'refuse', 'argument_rules', 'only_calls', 'pack', 'answer_calls', 'supervise', 'guard', 'run_program',
+           'guard_code', 'library', 'without', 'folder_use', 'sweep', 'remove', 'Result', 'verdict', 'nameless',
+           'text_bytes', 'Pipes', 'open_pipes', 'Listener', 'fresh_python', 'Sandbox', 'warn_once', 'tell_missing',
+           'run_python', 'isolation', 'unpack', 'unpack_parts', 'same', 'read_tests', 'ask', 'Judgement',
+           'fit_to_judge', 'judge_code', 'first_wrong', 'judge_check', 'calls_check', 'relay']
 
 # %% ../nbs/17_tools.ipynb #e58c3895
 import ast, contextlib, functools, inspect, json, marshal, operator, os, re, secrets
@@ -31,7 +32,7 @@ OPS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast
 LARGE, SMALL = 10**30, Fraction(1, 10**15)             # from here on too large; closer to zero, too small
 
 # %% ../nbs/17_tools.ipynb #8d5e703b
-def evaluate(
+def tree_value(
     node:ast.AST,   # a node of the parsed expression
     text:str,       # the expression: numbers are read from it, digit by digit
 )->Fraction:        # the exact value
@@ -39,17 +40,18 @@ def evaluate(
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
         return Fraction(text[node.col_offset:node.end_col_offset])
     if isinstance(node, ast.UnaryOp) and type(node.op) in OPS:
-        return OPS[type(node.op)](evaluate(node.operand, text))
+        return OPS[type(node.op)](tree_value(node.operand, text))
     if isinstance(node, ast.BinOp) and type(node.op) in OPS:
-        return OPS[type(node.op)](evaluate(node.left, text), evaluate(node.right, text))
+        return OPS[type(node.op)](tree_value(node.left, text), tree_value(node.right, text))
     raise CalcError("only numbers, + - * / // % and brackets")
 
 # %% ../nbs/17_tools.ipynb #6a9732b4
-def show(
+def decimal_text(
     v:Fraction,   # an exact value
 )->str:           # as a pocket calculator writes it
     "Whole numbers in full, others to ten digits (or to the hundredth, where the whole part is longer)"
-    if v.denominator == 1: return str(v.numerator)
+    if v.denominator == 1:
+        return str(v.numerator)
     digits = Context(prec=max(10, len(str(abs(int(v))))+2))
     return f"{digits.divide(v.numerator, v.denominator).normalize():f}"
 
@@ -59,17 +61,23 @@ def calculate(
 )->str:         # the value, as text
     "The value of an arithmetic expression, exact; parsed, never eval'd"
     text = expr.strip()
-    if len(text) > 200: raise CalcError("longer than 200 characters")
-    if not ALPHABET.fullmatch(text): raise CalcError("only numbers, + - * / // % and brackets")
+    if len(text) > 200:
+        raise CalcError("longer than 200 characters")
+    if not ALPHABET.fullmatch(text):
+        raise CalcError("only numbers, + - * / // % and brackets")
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)    # 1,000 is a thousand; any other comma is no number
     text = re.sub(r"(?<![\d.])0+(?=\d)", "", text)          # 007: Python refuses it, a model may write it
-    try: v = evaluate(ast.parse(text, mode="eval").body, text)
-    except ZeroDivisionError: raise CalcError("division by zero") from None
+    try:
+        v = tree_value(ast.parse(text, mode="eval").body, text)
+    except ZeroDivisionError:
+        raise CalcError("division by zero") from None
     except (SyntaxError, RecursionError, MemoryError):
         raise CalcError("not an arithmetic expression") from None
-    if abs(v) >= LARGE: raise CalcError("too large")
-    if 0 < abs(v) < SMALL: raise CalcError("too small")
-    return show(v)
+    if abs(v) >= LARGE:
+        raise CalcError("too large")
+    if 0 < abs(v) < SMALL:
+        raise CalcError("too small")
+    return decimal_text(v)
 
 # %% ../nbs/17_tools.ipynb #61de0a66
 def kernel(
@@ -81,7 +89,8 @@ def kernel(
     function = getattr(ctypes.CDLL(None, use_errno=True), name)
     function.restype = ctypes.c_long
     answer = function(*[ctypes.c_long(a) if isinstance(a, int) else a for a in args])
-    if answer < 0: raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    if answer < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return answer
 
 # %% ../nbs/17_tools.ipynb #7963bb68
@@ -105,7 +114,8 @@ def set_limits(
     for name, most in wanted.items():
         number = getattr(resource, f"RLIMIT_{name}")
         hard = resource.getrlimit(number)[1]
-        if hard != resource.RLIM_INFINITY: most = min(most, hard)
+        if hard != resource.RLIM_INFINITY:
+            most = min(most, hard)
         resource.setrlimit(number, (most, most))
 
 # %% ../nbs/17_tools.ipynb #7c94512e
@@ -115,6 +125,42 @@ def own_namespace():
     kernel("unshare", CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWPID)
 
 # %% ../nbs/17_tools.ipynb #7a7a0b84
+def mount(
+    source:str,
+    target:str,
+    kind:bytes=None,      # of file system
+    flags:int=0,
+    options:bytes=None,   # of the file system
+):
+    "Hang a file system, or a copy of a part of another, into the tree of files"
+    kernel("mount", source.encode(), target.encode(), kind, flags, options)
+
+def show_only(
+    folder:str,      # the new root
+    read:list,       # paths that it shows, read-only
+    hidden:list,     # folders below them that it shows empty
+):
+    "Mount the library into a new root"
+    import os, struct
+    MS_NOSUID, MS_NODEV, MS_BIND, MS_REC = 2, 4, 0x1000, 0x4000
+    MOUNT_SETATTR, AT_RECURSIVE, AT_FDCWD, MOUNT_ATTR_RDONLY = 442, 0x8000, -100, 1
+    read_only = struct.pack("QQQQ", MOUNT_ATTR_RDONLY, 0, 0, 0)
+    for path in read:
+        place = folder+path
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        if os.path.islink(path) and os.path.dirname(path) == "/": # /lib is a link to usr/lib
+            os.symlink(os.readlink(path), place)
+            continue
+        if os.path.isdir(path):
+            os.makedirs(place, exist_ok=True)
+        else:
+            open(place, "w").close()
+        mount(path, place, None, MS_BIND | MS_REC)
+        kernel("syscall", MOUNT_SETATTR, AT_FDCWD, place.encode(), AT_RECURSIVE, read_only, len(read_only))
+    for path in hidden:
+        mount("tmpfs", folder+path, b"tmpfs", MS_NOSUID | MS_NODEV, b"size=4k,nr_inodes=1")
+
+# %% ../nbs/17_tools.ipynb #d910c96d
 def own_root(
     read:list,       # paths that the new root shows, read-only
     hidden:list,     # folders below them that it shows empty
@@ -124,33 +170,20 @@ def own_root(
     ids:tuple,       # user and group outside
 ):
     "A root folder of its own, in memory and of limited size: only the library and /program exist in it"
-    import os, struct
-    CLONE_NEWNS, MNT_DETACH = 0x00020000, 2
-    MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 0x1000, 0x4000, 0x40000
-    MOUNT_SETATTR, AT_RECURSIVE, AT_FDCWD, MOUNT_ATTR_RDONLY, NOBODY = 442, 0x8000, -100, 1, 65534
+    import os
+    CLONE_NEWNS, MNT_DETACH, NOBODY = 0x00020000, 2, 65534
+    MS_NOSUID, MS_NODEV, MS_REC, MS_PRIVATE = 2, 4, 0x4000, 0x40000
     PIVOT_ROOT = 155 if os.uname().machine == "x86_64" else 41    # 41 on every newer processor
-    def mount(source, target, kind=None, flags=0, options=None):
-        kernel("mount", source.encode(), target.encode(), kind, flags, options)
     kernel("unshare", CLONE_NEWNS)
     user, group = ids
     maps = dict(setgroups="deny", uid_map=f"{NOBODY} {user} 1", gid_map=f"{NOBODY} {group} 1")
     for file, text in maps.items():
-        with open(f"/proc/self/{file}", "w") as f: f.write(text)
+        with open(f"/proc/self/{file}", "w") as f:
+            f.write(text)
     mount("none", "/", None, MS_REC | MS_PRIVATE)                 # nothing that we mount is seen outside
     limits = f"size={size},nr_inodes={entries},mode=755".encode()
     mount("tmpfs", folder, b"tmpfs", MS_NOSUID | MS_NODEV, limits)
-    for path in read:
-        place = folder+path
-        os.makedirs(os.path.dirname(place), exist_ok=True)
-        if os.path.islink(path) and os.path.dirname(path) == "/": # /lib is a link to usr/lib
-            os.symlink(os.readlink(path), place)
-            continue
-        if os.path.isdir(path): os.makedirs(place, exist_ok=True)
-        else: open(place, "w").close()
-        mount(path, place, None, MS_BIND | MS_REC)
-        attributes = struct.pack("QQQQ", MOUNT_ATTR_RDONLY, 0, 0, 0)
-        kernel("syscall", MOUNT_SETATTR, AT_FDCWD, place.encode(), AT_RECURSIVE, attributes, len(attributes))
-    for path in hidden: mount("tmpfs", folder+path, b"tmpfs", MS_NOSUID | MS_NODEV, b"size=4k,nr_inodes=1")
+    show_only(folder, read, hidden)
     os.mkdir(folder+"/program")
     os.chdir(folder)
     kernel("syscall", PIVOT_ROOT, b".", b".")                     # the old root lies on the new one ...
@@ -185,10 +218,14 @@ def only_files(
     access_to = dict.fromkeys(names, READ_DIR) | dict.fromkeys(read, READ_FILE | READ_DIR)
     access_to |= dict.fromkeys(write, kinds)
     for path, access in access_to.items():
-        try: fd = os.open(path, os.O_PATH)
-        except OSError: continue
-        if not os.path.isdir(path): access &= WRITE_FILE | READ_FILE | TRUNCATE & kinds
-        if access: kernel("syscall", ADD_RULE, rules, PATH_BENEATH, struct.pack("=Qi", access, fd), 0)
+        try:
+            fd = os.open(path, os.O_PATH)
+        except OSError:
+            continue
+        if not os.path.isdir(path):
+            access &= WRITE_FILE | READ_FILE | TRUNCATE & kinds
+        if access:
+            kernel("syscall", ADD_RULE, rules, PATH_BENEATH, struct.pack("=Qi", access, fd), 0)
         os.close(fd)
     kernel("syscall", RESTRICT_SELF, rules, 0)
     os.close(rules)
@@ -213,45 +250,80 @@ CALLS = dict(   # x86-64's numbers, from the kernel's asm/unistd_64.h
 REMOVERS = ("rename", "rmdir", "unlink", "unlinkat", "renameat", "renameat2")
 
 # %% ../nbs/17_tools.ipynb #b5e13252
+def instruction(
+    word:str,     # load, mask, equal or end
+    number:int,   # load: place in the question; mask, equal: value; end: the verdict
+    yes:int=0,    # equal: skip so many instructions where it holds
+    no:int=0,     # and so many where it does not
+)->bytes:
+    "One instruction of the machine in the kernel"
+    import struct
+    CODES = dict(load=0x20, mask=0x54, equal=0x15, end=0x06)      # BPF
+    return struct.pack("HBBI", CODES[word], yes, no, number)
+
+def allow()->bytes:
+    "End: the call may be made"
+    SECCOMP_RET_ALLOW = 0x7FFF0000
+    return instruction("end", SECCOMP_RET_ALLOW)
+
+def refuse(
+    error:int,    # what the program is told
+)->bytes:
+    "End: the call is answered with an error"
+    SECCOMP_RET_ERRNO = 0x00050000
+    return instruction("end", SECCOMP_RET_ERRNO | error)
+
+def argument_rules()->dict:    # name of a call -> instructions that refuse it, or go on to what follows
+    "Calls that are judged by their arguments"
+    import errno, os
+    ARGUMENTS = 16                                            # their place in struct seccomp_data
+    FIOCLEX, F_SETLKW, F_DUPFD_CLOEXEC = 0x5451, 7, 1030
+    TMPFILE, MODE, TRUNCATE = 0x400000, os.O_ACCMODE, os.O_TRUNC
+    def value(argument):
+        return instruction("load", ARGUMENTS+8*argument)
+    def refuse_if(argument, bits, wanted, error):
+        return [value(argument), instruction("mask", bits), instruction("equal", wanted, 0, 1), refuse(error)]
+    def only_if(argument, values, error):
+        tests = [instruction("equal", v, len(values)-i, 0) for i, v in enumerate(values)]
+        return [value(argument), *tests, refuse(error)]
+    def open_flags(argument):    # what Landlock's oldest versions do not look at, and files without a name
+        return [
+            *refuse_if(argument, MODE | TRUNCATE, TRUNCATE, errno.EACCES),
+            *refuse_if(argument, MODE, MODE, errno.EACCES),
+            *refuse_if(argument, TMPFILE, TMPFILE, errno.EOPNOTSUPP),
+        ]
+    return dict(
+        ioctl=only_if(1, [FIOCLEX], errno.ENOTTY),                                # "close on exec"
+        fcntl=only_if(1, [*range(F_SETLKW+1), F_DUPFD_CLOEXEC], errno.EINVAL),    # no owner, signal or lease
+        open=open_flags(1),
+        openat=open_flags(2),
+    )
+
+# %% ../nbs/17_tools.ipynb #82590d26
 def only_calls(
     calls:dict,   # name -> number of the system calls that may be made
 ):
     "seccomp: every system call but these is answered as if the kernel did not have it"
     import ctypes, errno, os, struct
-    if os.uname().machine != "x86_64": raise OSError("the numbers are x86-64's")
-    LOAD, AND, EQUAL, RETURN = 0x20, 0x54, 0x15, 0x06         # BPF
-    ALLOW, REFUSE, KILL = 0x7FFF0000, 0x00050000, 0x80000000  # SECCOMP_RET_ALLOW, _ERRNO, _KILL_PROCESS
-    NUMBER, MACHINE, ARGUMENTS = 0, 4, 16                     # places in struct seccomp_data
-    AUDIT_ARCH_X86_64 = 0xC000003E
-    FIOCLEX, F_SETLKW, F_DUPFD_CLOEXEC = 0x5451, 7, 1030
-    TMPFILE, MODE, TRUNCATE = 0x400000, os.O_ACCMODE, os.O_TRUNC
-    def step(code, number, yes=0, no=0): return struct.pack("HBBI", code, yes, no, number)
-    def value(argument): return step(LOAD, ARGUMENTS+8*argument)
-    def refuse_if(argument, mask, equal, error):
-        return [value(argument), step(AND, mask), step(EQUAL, equal, 0, 1), step(RETURN, REFUSE | error)]
-    def only_if(argument, values, error):
-        tests = [step(EQUAL, v, len(values)-i, 0) for i, v in enumerate(values)]
-        return [value(argument), *tests, step(RETURN, REFUSE | error)]
-    def open_flags(argument):    # what Landlock's oldest versions do not look at, and files without a name
-        return [*refuse_if(argument, MODE | TRUNCATE, TRUNCATE, errno.EACCES),
-                *refuse_if(argument, MODE, MODE, errno.EACCES),
-                *refuse_if(argument, TMPFILE, TMPFILE, errno.EOPNOTSUPP)]
-    by_argument = dict(
-        ioctl=only_if(1, [FIOCLEX], errno.ENOTTY),                                # "close on exec"
-        fcntl=only_if(1, [*range(F_SETLKW+1), F_DUPFD_CLOEXEC], errno.EINVAL),    # no owner, signal or lease
-        open=open_flags(1), openat=open_flags(2))
-    program = [step(LOAD, MACHINE), step(EQUAL, AUDIT_ARCH_X86_64, 1, 0), step(RETURN, KILL)]
-    program.append(step(LOAD, NUMBER))
+    if os.uname().machine != "x86_64":
+        raise OSError("the numbers are x86-64's")
+    NUMBER, MACHINE, AUDIT_ARCH_X86_64 = 0, 4, 0xC000003E     # two places in struct seccomp_data
+    SECCOMP_RET_KILL_PROCESS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 0x80000000, 22, 2
+    program = [
+        instruction("load", MACHINE),
+        instruction("equal", AUDIT_ARCH_X86_64, 1, 0),
+        instruction("end", SECCOMP_RET_KILL_PROCESS),
+        instruction("load", NUMBER),
+    ]
+    by_argument = argument_rules()
     for name, rules in by_argument.items():
-        if name not in calls: continue
-        rules = [*rules, step(RETURN, ALLOW)]
-        program += [step(EQUAL, calls[name], 0, len(rules)), *rules]
-    plain = [n for name, n in calls.items() if name not in by_argument]
-    program += [step(EQUAL, n, len(plain)-i, 0) for i, n in enumerate(plain)]
-    # ENOSYS and not EPERM: libraries then try an older call
-    program += [step(RETURN, REFUSE | errno.ENOSYS), step(RETURN, ALLOW)]
+        if name in calls:
+            rules = [*rules, allow()]
+            program += [instruction("equal", calls[name], 0, len(rules)), *rules]
+    plain = [number for name, number in calls.items() if name not in by_argument]
+    program += [instruction("equal", number, len(plain)-i, 0) for i, number in enumerate(plain)]
+    program += [refuse(errno.ENOSYS), allow()]                # not EPERM: libraries then try an older call
     code = ctypes.create_string_buffer(b"".join(program))
-    PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
     filter = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program), ctypes.addressof(code)))
     kernel("prctl", PR_SET_SECCOMP, SECCOMP_MODE_FILTER, filter, 0, 0)
 
@@ -262,16 +334,26 @@ def pack(
 )->str:             # the value as JSON, its type with it
     "Write down a value of Python's own plain types; other classes, subclasses too, are a TypeError"
     kind = type(value)
-    if kind is bool or value is None: return f'["{value}"]'
-    if kind is int: return f'["int","{value:x}"]'
-    if kind is float: return f'["float","{(value or 0.0).hex()}"]'               # 0.0 and -0.0 are equal
-    if kind is str: return f'["str","{value.encode("utf-8", "surrogatepass").hex()}"]'
-    if kind is bytes: return f'["bytes","{value.hex()}"]'
-    if depth == 0: raise TypeError("too deep")
-    if kind is complex: parts = [pack(value.real), pack(value.imag)]
-    elif kind in (list, tuple, set, frozenset): parts = [pack(v, depth-1) for v in value]
-    elif kind is dict: parts = [f"[{pack(k, depth-1)},{pack(v, depth-1)}]" for k, v in value.items()]
-    else: raise TypeError(f"a {kind.__name__} is not plain data")
+    if kind is bool or value is None:
+        return f'["{value}"]'
+    if kind is int:
+        return f'["int","{value:x}"]'
+    if kind is float:    # 0.0 and -0.0 are equal
+        return f'["float","{(value or 0.0).hex()}"]'
+    if kind is str:
+        return f'["str","{value.encode("utf-8", "surrogatepass").hex()}"]'
+    if kind is bytes:
+        return f'["bytes","{value.hex()}"]'
+    if depth == 0:
+        raise TypeError("too deep")
+    if kind is complex:
+        parts = [pack(value.real), pack(value.imag)]
+    elif kind in (list, tuple, set, frozenset):
+        parts = [pack(v, depth-1) for v in value]
+    elif kind is dict:
+        parts = [f"[{pack(k, depth-1)},{pack(v, depth-1)}]" for k, v in value.items()]
+    else:
+        raise TypeError(f"a {kind.__name__} is not plain data")
     return f'["{kind.__name__}",[{",".join(parts)}]]'
 
 # %% ../nbs/17_tools.ipynb #b32e3755
@@ -287,14 +369,17 @@ def answer_calls(
     while True:
         while b"\n" not in left:
             more = os.read(asked, 1 << 16)
-            if not more: return
+            if not more:
+                return
             left += more
         call, _, left = left.partition(b"\n")
-        try: said = pack(eval(call.decode(), names, odd))
+        try:
+            said = pack(eval(call.decode(), names, odd))
         except BaseException as error:
             said = f'["raised","{type(error).__name__.encode("utf-8", "replace").hex()}"]'
         said = said.encode()+b"\n"
-        while said: said = said[os.write(answers, said):]
+        while said:
+            said = said[os.write(answers, said):]
 
 # %% ../nbs/17_tools.ipynb #0fc25411
 def supervise(
@@ -305,44 +390,59 @@ def supervise(
     "Wait for the program, end whatever it left behind, pass on how it ended"
     import _signal, os                                         # `signal` itself would load enum: 4 ms
     def stop(*_):
-        try: os.kill(child, _signal.SIGKILL)
-        except ProcessLookupError: pass
+        try:
+            os.kill(child, _signal.SIGKILL)
+        except ProcessLookupError:
+            pass
     def children():
         for name in filter(str.isdigit, os.listdir("/proc")):
             try:
-                with open(f"/proc/{name}/stat", "rb") as f: parent = f.read().rpartition(b")")[2].split()[1]
-            except (OSError, IndexError): continue
-            if int(parent) == os.getpid(): yield int(name)
+                with open(f"/proc/{name}/stat", "rb") as f:
+                    parent = f.read().rpartition(b")")[2].split()[1]
+            except (OSError, IndexError):
+                continue
+            if int(parent) == os.getpid():
+                yield int(name)
     _signal.signal(_signal.SIGTERM, stop)
     ended = status = None
-    while ended != child: ended, status = os.wait()            # orphans are ours: we are their subreaper
+    while ended != child:    # orphans are ours: we are their subreaper
+        ended, status = os.wait()
     try:
         while True:                                            # until wait() finds no child any more
-            if os.waitpid(-1, os.WNOHANG)[0]: continue
-            for pid in children(): os.kill(pid, _signal.SIGKILL)
+            if os.waitpid(-1, os.WNOHANG)[0]:
+                continue
+            for pid in children():
+                os.kill(pid, _signal.SIGKILL)
             os.wait()
-    except (ChildProcessError, ProcessLookupError, FileNotFoundError): pass
+    except (ChildProcessError, ProcessLookupError, FileNotFoundError):
+        pass
     os.set_blocking(words, False)
-    try: word = os.read(words, 100)
-    except BlockingIOError: word = b""
+    try:
+        word = os.read(words, 100)
+    except BlockingIOError:
+        word = b""
     os.write(report, b"end %d %s\n" % (os.waitstatus_to_exitcode(status), word))
     os._exit(0)
 
 # %% ../nbs/17_tools.ipynb #7741104b
 def guard(
-    job:dict,        # what the parent wants: see `start`
+    job:dict,        # what the parent wants: see `Sandbox.job`
     program:str,     # the program's text
 ):
     "First thing in the new process: switch every level on, say which were granted, run the program"
     import _signal, os
     granted, OLDEST = [], 3
     def level(name, *switches):
-        if name not in job["levels"]: return
+        if name not in job["levels"]:
+            return
         try:
-            for switch, *args in switches: good = switch(*args)
+            for switch, *args in switches:
+                good = switch(*args)
             # before version 3 Landlock does not see truncate()
-            if name != "files" or good >= OLDEST: granted.append(name)
-        except (OSError, AttributeError, ValueError, ImportError): pass    # refused here: the report says so
+            if name != "files" or good >= OLDEST:
+                granted.append(name)
+        except (OSError, AttributeError, ValueError, ImportError):    # refused here: the report says so
+            pass
     ids = os.getuid(), os.getgid()
     level("process", (own_process, _signal.SIGTERM))
     level("namespace", (own_namespace,))
@@ -355,12 +455,16 @@ def guard(
         os.close(word)
         supervise(child, words, job["report"])
     os.close(words)
-    if "process" in granted: own_process(_signal.SIGKILL)
+    if "process" in granted:
+        own_process(_signal.SIGKILL)
     level("limits", (set_limits, job["seconds"], job["memory_mb"]))
-    if granted: no_rights()                                    # at least "process" or "namespace" is there
+    if granted:    # at least "process" or "namespace" is there
+        no_rights()
     calls, read, names = job["calls"], job["few"], job["names"]
-    if "mounts" in granted: read, names = job["read"], []      # packages are out of sight already
-    else: calls = {name: n for name, n in calls.items() if name not in job["removers"]}
+    if "mounts" in granted:    # packages are out of sight already
+        read, names = job["read"], []
+    else:
+        calls = {name: n for name, n in calls.items() if name not in job["removers"]}
     level("files", (only_files, read, names, [os.getcwd(), "/dev/null"], job["newest"]))
     level("syscalls", (only_calls, calls))
     os.write(job["report"], f"levels {' '.join(granted)}\n".encode())
@@ -380,7 +484,8 @@ def run_program(
     known, EFBIG, ENOSPC = fstat(word)[1], 27, 28
     main = sys.modules["__main__"] = type(sys)("__main__")
     def say(how):
-        if fstat(word)[1] != known: leave(1)                   # somebody closed or replaced the pipe
+        if fstat(word)[1] != known:    # somebody closed or replaced the pipe
+            leave(1)
         write(word, how)
     def end_well():
         failed = []
@@ -392,18 +497,22 @@ def run_program(
         say(b"raised" if failed else b"finished")
     try:
         exec(compile(program, "program.py", "exec", dont_inherit=True), main.__dict__)
-        if job["asked"] is not None: answer_calls(main.__dict__, job["asked"], job["answers"])
+        if job["asked"] is not None:
+            answer_calls(main.__dict__, job["asked"], job["answers"])
         end_well()
     except SystemExit as e:
         code = e.code
-        if code is None or type(code) in (int, bool) and not code: end_well()
-        else: say(b"raised")
+        if code is None or type(code) in (int, bool) and not code:
+            end_well()
+        else:
+            say(b"raised")
         raise
     except BaseException as e:
         try:
             full = isinstance(e, MemoryError) or type(e) is OSError and e.errno in (EFBIG, ENOSPC)
             say(b"limit" if full else b"raised")
-        except BaseException: leave(1)
+        except BaseException:
+            leave(1)
         del main
         import linecache
         linecache.cache["program.py"] = len(program), None, program.splitlines(True), "program.py"
@@ -417,7 +526,8 @@ def run_program(
 @functools.cache
 def guard_code()->bytes:
     "All that runs in the new process before the program, compiled: the same interpreter reads it"
-    parts = (kernel, own_process, set_limits, own_namespace, own_root, no_rights, only_files, only_calls,
+    parts = (kernel, own_process, set_limits, own_namespace, mount, show_only, own_root, no_rights,
+             only_files, instruction, allow, refuse, argument_rules, only_calls,
              pack, answer_calls, supervise, run_program, guard)
     return marshal.dumps(compile("\n".join(inspect.getsource(f) for f in parts), "guard", "exec"))
 
@@ -430,7 +540,8 @@ def library()->dict:   # read: paths; hidden: folders of packages in them; few a
               "/etc/ld.so.cache", "/usr/share/zoneinfo", "/dev/urandom", "/dev/null"]
     read = []
     for path in filter(os.path.exists, wanted):
-        if not any(Path(path).is_relative_to(p) for p in read): read.append(path)
+        if not any(Path(path).is_relative_to(p) for p in read):
+            read.append(path)
     found = [f for p in read if os.path.isdir(p) and not os.path.islink(p) for g in ("", "python*/")
              for f in map(str, Path(p).glob(g+"*-packages")) if os.path.isdir(f)]
     return dict(read=read, hidden=found, **without(read, found))
@@ -444,11 +555,14 @@ def without(
     hidden = set(map(os.path.realpath, hidden))
     while todo:
         path = todo.pop()
-        if path in hidden: continue
-        if not any(h.startswith(path+"/") for h in hidden): few.append(path)
+        if path in hidden:
+            continue
+        if not any(h.startswith(path+"/") for h in hidden):
+            few.append(path)
         else:
             names.append(path)
-            with contextlib.suppress(OSError): todo += [e.path for e in os.scandir(path) if not e.is_symlink()]
+            with contextlib.suppress(OSError):
+                todo += [e.path for e in os.scandir(path) if not e.is_symlink()]
     return dict(few=few, names=names)
 
 # %% ../nbs/17_tools.ipynb #66bd5937
@@ -464,10 +578,14 @@ def folder_use(
                 for e in entries:
                     count += 1
                     size += e.stat(follow_symlinks=False).st_blocks*512
-                    if e.is_dir(follow_symlinks=False): todo.append(e.path)
-                    if count >= most: break
-        except FileNotFoundError: pass                # gone while we looked
-        except OSError: count = most                  # deeper than a path can name, or locked against us
+                    if e.is_dir(follow_symlinks=False):
+                        todo.append(e.path)
+                    if count >= most:
+                        break
+        except FileNotFoundError:    # gone while we looked
+            pass
+        except OSError:    # deeper than a path can name, or locked against us
+            count = most
     return count, size
 
 # %% ../nbs/17_tools.ipynb #dc3208ea
@@ -486,7 +604,8 @@ def sweep(
                     os.kill(int(p.name), signal.SIGKILL)
                     found += 1
         ended += found
-        if not found: break
+        if not found:
+            break
         time.sleep(0.01)
     return ended
 
@@ -503,7 +622,8 @@ def remove(
                 continue
             os.chmod(e.path, 0o700)
             for inner in list(os.scandir(e.path)):
-                if inner.is_dir(follow_symlinks=False): os.chmod(inner.path, 0o700)    # else it cannot move
+                if inner.is_dir(follow_symlinks=False):    # else it cannot move
+                    os.chmod(inner.path, 0o700)
                 os.rename(inner.path, f"{folder}/{secrets.token_hex(16)}")
             os.rmdir(e.path)
     os.rmdir(folder)
@@ -526,7 +646,8 @@ def verdict(
     word:str,    # what its guard saw: finished, raised, limit, or nothing
 )->str:          # ok, error or limit
     "How a program ended that was not stopped by us"
-    if word == "limit" or code in (-signal.SIGXCPU, -signal.SIGXFSZ): return "limit"
+    if word == "limit" or code in (-signal.SIGXCPU, -signal.SIGXFSZ):
+        return "limit"
     return "ok" if code == 0 and word == "finished" else "error"
 
 # %% ../nbs/17_tools.ipynb #e54f9096
@@ -546,13 +667,96 @@ def text_bytes(text:str)->bytes:
 # %% ../nbs/17_tools.ipynb #d596b131
 START = 10                          # seconds that Python may take to start
 FOLDER, ENTRIES = 16 << 20, 1000    # bytes, and files and folders, that a program may keep
+
+@dataclass
+class Pipes:
+    "Pipes between us and one program: our ends, and theirs"
+    report:int                  # the guard's report
+    their_report:int
+    asked:int|None = None       # calls go in
+    their_asked:int|None = None
+    answers:int|None = None     # values come out
+    their_answers:int|None = None
+
+    @property
+    def ours(self):
+        return [fd for fd in (self.report, self.asked, self.answers) if fd is not None]
+
+    @property
+    def theirs(self):
+        return [fd for fd in (self.their_report, self.their_asked, self.their_answers) if fd is not None]
+
+def open_pipes(
+    asked:bool,   # are there calls?
+)->Pipes:
+    "New pipes; writing a call must not block, for the program may not read it"
+    report, their_report = os.pipe()
+    pipes = Pipes(report, their_report)
+    if asked:
+        pipes.their_asked, pipes.asked = os.pipe()
+        pipes.answers, pipes.their_answers = os.pipe()
+        os.set_blocking(pipes.asked, False)
+    return pipes
+
+class Listener:
+    "Reads several pipes, and keeps what came out of each"
+
+    def __init__(self,
+        files:list,   # file descriptors
+    ):
+        self.said, self.selector = {}, selectors.DefaultSelector()
+        for fd in files:
+            self.said[fd] = bytearray()
+            self.selector.register(fd, selectors.EVENT_READ)
+
+    def read(self,
+        seconds:float,   # to wait at most
+    )->bool:             # did anything come?
+        "Read whatever has come"
+        ready = self.selector.select(seconds)
+        for key, _ in ready:
+            data = os.read(key.fd, 1 << 16)
+            self.said[key.fd] += data
+            if not data:
+                self.selector.unregister(key.fd)
+        return bool(ready)
+
+    def at_end(self)->bool:
+        "Have all pipes been closed at their other end?"
+        return not self.selector.get_map()
+
+# %% ../nbs/17_tools.ipynb #ea741e81
 BOOT = """import marshal
-with open({}, "rb") as f: code, job = marshal.load(f)
+with open({}, "rb") as file:
+    code, job = marshal.load(file)
 exec(marshal.loads(code))
 guard(*job)"""
 
+def fresh_python(
+    source:bytes,    # the guard and what it needs
+    stdin:bytes,     # what the program can read
+    folder:str,      # where it runs
+    mark:str,        # NAME=value: all of its environment
+    pipes:list,      # what it inherits
+)->subprocess.Popen:
+    "A fresh interpreter: no site packages, no environment but the mark, a session of its own"
+    with nameless(source) as source, nameless(stdin) as stdin:
+        boot = BOOT.format(source.fileno())
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", boot],
+            cwd=folder,
+            env=dict([mark.split("=")]),
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=(source.fileno(), *pipes),
+            start_new_session=True,
+        )
+
+# %% ../nbs/17_tools.ipynb #67b2edb1
 class Sandbox:
     "One program in a process of its own: started here, watched by `look`, ended by `close`"
+
     def __init__(self,
         program:str,            # its text
         stdin:str="",           # what it can read
@@ -563,88 +767,107 @@ class Sandbox:
         landlock:int=99,        # newest version of Landlock to use; a lower one imitates an older kernel
         asked:bool=False,       # will it be asked for the values of calls?
     ):
-        self.seconds, self.cap, self.status = seconds, output_kb << 10, None
-        self.wanted, self.started = levels, False
-        self.mark, self.process, self.said = f"PROGRAM={secrets.token_hex(16)}", None, {}
+        self.seconds, self.cap, self.wanted = seconds, output_kb << 10, levels
+        self.status, self.started, self.process = None, False, None
+        self.mark = f"PROGRAM={secrets.token_hex(16)}"
         self.deadline = time.monotonic()+START
         self.folder = tempfile.mkdtemp(prefix="program-")
-        self.report, report = os.pipe()
-        ours, theirs = [self.report], [report]
-        if asked:
-            (asked_end, self.asked), (self.answers, answers_end) = os.pipe(), os.pipe()
-            os.set_blocking(self.asked, False)
-            ours += [self.asked, self.answers]
-            theirs += [asked_end, answers_end]
-        self.ours, self.their_ends = ours, theirs[1:]
-        job = dict(report=report, asked=theirs[1] if asked else None, answers=theirs[2] if asked else None,
-                   seconds=float(seconds), memory_mb=memory_mb, levels=list(levels), newest=landlock,
-                   calls=CALLS, removers=REMOVERS, folder=os.path.realpath(self.folder), size=FOLDER,
-                   entries=ENTRIES, **library())
+        self.pipes = open_pipes(asked)
+        job = self.job(memory_mb=memory_mb, landlock=landlock)
         source = marshal.dumps((guard_code(), (job, program)))
-        try: self.process = self.start(source, text_bytes(stdin), theirs)
+        try:
+            self.process = fresh_python(source, text_bytes(stdin), self.folder, self.mark, self.pipes.theirs)
         except BaseException:
             self.close()
             raise
         finally:
-            for fd in theirs: os.close(fd)       # or we would never see the end of a pipe
+            for fd in self.pipes.theirs:    # or we would never see the end of a pipe
+                os.close(fd)
         self.out, self.err = self.process.stdout.fileno(), self.process.stderr.fileno()
-        self.pipes = selectors.DefaultSelector()
-        for fd in (self.out, self.err, self.report, *ours[2:]):
-            self.said[fd] = bytearray()
-            self.pipes.register(fd, selectors.EVENT_READ)
+        sources = (self.out, self.err, self.pipes.report, self.pipes.answers)
+        self.listener = Listener([fd for fd in sources if fd is not None])
+        self.said = self.listener.said
 
-    def start(self, source:bytes, stdin:bytes, pipes:list)->subprocess.Popen:
-        "A fresh interpreter: no site packages, no environment but the mark, a session of its own"
-        with nameless(source) as source, nameless(stdin) as stdin:
-            command = [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", BOOT.format(source.fileno())]
-            return subprocess.Popen(command, cwd=self.folder, env=dict([self.mark.split("=")]), stdin=stdin,
-                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                    pass_fds=(source.fileno(), *pipes), start_new_session=True)
+    def job(self, memory_mb:int, landlock:int)->dict:
+        "What the guard needs to know, as plain values"
+        return dict(
+            report=self.pipes.their_report,
+            asked=self.pipes.their_asked,
+            answers=self.pipes.their_answers,
+            seconds=float(self.seconds),
+            memory_mb=memory_mb,
+            levels=list(self.wanted),
+            newest=landlock,
+            calls=CALLS,
+            removers=REMOVERS,
+            folder=os.path.realpath(self.folder),
+            size=FOLDER,
+            entries=ENTRIES,
+            **library(),
+        )
 
     def reported(self, word:str)->list:
         "The rest of the report's line that begins with a word, in words; None if there is no such line"
-        for line in self.said[self.report].decode("utf-8", "replace").splitlines(True):
-            if line.startswith(word+" ") and line.endswith("\n"): return line.split()[1:]
+        for line in self.said[self.pipes.report].decode("utf-8", "replace").splitlines(True):
+            if line.startswith(word+" ") and line.endswith("\n"):
+                return line.split()[1:]
 
     @property
-    def levels(self)->tuple: return tuple(n for n in LEVELS if n in (self.reported("levels") or ()))
+    def levels(self)->tuple:
+        "The levels that were granted, as far as the guard has reported"
+        return tuple(n for n in LEVELS if n in (self.reported("levels") or ()))
 
     def look(self):
         "Wait a moment for whatever comes; sets `status` when the program has ended or gone too far"
         over = self.process.poll() is not None
-        ready = self.pipes.select(0 if over else 0.05)
-        for key, _ in ready:
-            data = os.read(key.fd, 1 << 16)
-            self.said[key.fd] += data
-            if not data: self.pipes.unregister(key.fd)
+        came = self.listener.read(0 if over else 0.05)
         if not self.started and self.reported("levels") is not None:
             self.started, self.deadline = True, time.monotonic()+self.seconds
-            if "mounts" in self.levels: os.rmdir(self.folder)      # it was only the place to build a root on
-        entries, size = (0, 0) if "mounts" in self.levels else folder_use(self.folder, ENTRIES)
-        too_much = max(map(len, self.said.values())) > self.cap or entries >= ENTRIES or size > FOLDER
-        if too_much: self.status = "limit"
-        elif not self.pipes.get_map() or over and not ready:    # what is left behind may hold a pipe for ever
+            if "mounts" in self.levels:    # it was only the place to build a root on
+                os.rmdir(self.folder)
+        if self.too_much():
+            self.status = "limit"
+        elif self.listener.at_end() or over and not came:    # what is left behind may hold a pipe
             code, *word = self.reported("end") or ["1"]
             self.status = verdict(int(code), "".join(word))
-        elif time.monotonic() > self.deadline: self.status = "timeout"
+        elif time.monotonic() > self.deadline:
+            self.status = "timeout"
+
+    def too_much(self)->bool:
+        "Has it said more than it may, or filled its folder?"
+        if max(map(len, self.said.values())) > self.cap:
+            return True
+        if "mounts" in self.levels:    # there its folder has a limit of its own
+            return False
+        entries, size = folder_use(self.folder, ENTRIES)
+        return entries >= ENTRIES or size > FOLDER
 
     def close(self):
         "End everything that the program started; then remove its folder"
         p = self.process
         if p:
-            if p.poll() is None: p.terminate()                # the supervisor ends the program and all else
-            with contextlib.suppress(subprocess.TimeoutExpired): p.wait(2)
-            with contextlib.suppress(OSError): os.killpg(p.pid, signal.SIGKILL)
+            if p.poll() is None:    # the supervisor ends the program and all else
+                p.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                p.wait(2)
+            with contextlib.suppress(OSError):
+                os.killpg(p.pid, signal.SIGKILL)
             p.wait()
-            if not {"namespace", "syscalls"} & set(self.levels): sweep(self.mark, p.pid)
+            if not {"namespace", "syscalls"} & set(self.levels):
+                sweep(self.mark, p.pid)
             p.stdout.close()
             p.stderr.close()
-            self.pipes.close()
-        for fd in self.ours: os.close(fd)
-        if os.path.exists(self.folder): remove(self.folder)
+            self.listener.selector.close()
+        for fd in self.pipes.ours:
+            os.close(fd)
+        if os.path.exists(self.folder):
+            remove(self.folder)
 
-    def __enter__(self): return self
-    def __exit__(self, *_): self.close()
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
 
 # %% ../nbs/17_tools.ipynb #5f8323b3
 @functools.cache
@@ -659,7 +882,8 @@ def tell_missing(
     box:Sandbox,   # a program that has run
 ):
     "Warn if it ran with fewer levels than it was meant to"
-    if box.started and (missing := tuple(n for n in box.wanted if n not in box.levels)): warn_once(missing)
+    if box.started and (missing := tuple(n for n in box.wanted if n not in box.levels)):
+        warn_once(missing)
 
 def run_python(
     code:str,               # the program
@@ -672,7 +896,8 @@ def run_python(
 )->Result:
     "Run a program where it has nothing but Python, a small folder and little time"
     with Sandbox(code, stdin, seconds, memory_mb, output_kb, levels, landlock) as box:
-        while not box.status: box.look()
+        while not box.status:
+            box.look()
     tell_missing(box)
     out = bytes(box.said[box.out][:box.cap]).decode("utf-8", "replace")
     err = bytes(box.said[box.err][-box.cap:]).decode("utf-8", "replace")
@@ -692,25 +917,37 @@ def unpack(
     text:str,   # what `pack` wrote, or what somebody made up
 ):              # the value; a ValueError for any other text
     "Read a packed value: only plain types can come out"
-    try: return unpack_parts(json.loads(text))
-    except (TypeError, KeyError, RecursionError, OverflowError): raise ValueError("no packed value") from None
+    try:
+        return unpack_parts(json.loads(text))
+    except (TypeError, KeyError, RecursionError, OverflowError):
+        raise ValueError("no packed value") from None
 
 def unpack_parts(
     parts:list,     # [type] or [type, contents]
     depth:int=30,   # lists in lists in lists: how far down
 ):                # the value
     "One step of `unpack`"
-    def inner(part): return unpack_parts(part, depth-1)
-    if depth < 0: raise ValueError("no packed value: too deep")
-    if parts in (["None"], ["True"], ["False"]): return {"N": None, "T": True, "F": False}[parts[0][0]]
+    def inner(part):
+        return unpack_parts(part, depth-1)
+    if depth < 0:
+        raise ValueError("no packed value: too deep")
+    if parts in (["None"], ["True"], ["False"]):
+        return {"N": None, "T": True, "F": False}[parts[0][0]]
     kind, inside = parts
-    if kind == "int": return int(inside, 16)
-    if kind == "float": return float.fromhex(inside)
-    if kind == "str": return bytes.fromhex(inside).decode("utf-8", "surrogatepass")
-    if kind == "bytes": return bytes.fromhex(inside)
-    if kind == "raised": raise ValueError(f"raised {bytes.fromhex(inside).decode()}")
-    if kind == "complex": return complex(*map(inner, inside))
-    if kind == "dict": return {inner(k): inner(v) for k, v in inside}
+    if kind == "int":
+        return int(inside, 16)
+    if kind == "float":
+        return float.fromhex(inside)
+    if kind == "str":
+        return bytes.fromhex(inside).decode("utf-8", "surrogatepass")
+    if kind == "bytes":
+        return bytes.fromhex(inside)
+    if kind == "raised":
+        raise ValueError(f"raised {bytes.fromhex(inside).decode()}")
+    if kind == "complex":
+        return complex(*map(inner, inside))
+    if kind == "dict":
+        return {inner(k): inner(v) for k, v in inside}
     return PLAIN[kind](map(inner, inside))
 
 # %% ../nbs/17_tools.ipynb #5843ec35
@@ -718,11 +955,16 @@ def same(
     a, b,      # plain values, as `unpack` gives them
 )->bool:
     "Equal in type and value, all the way down: 1 is not True, and [1] is not [1.0]"
-    if type(a) is not type(b): return False
-    if type(a) is float: return a == b or a != a and b != b         # "not a number" is itself here
-    if type(a) in (list, tuple): return len(a) == len(b) and all(map(same, a, b))
-    if type(a) in (set, frozenset): return sorted(map(pack, a)) == sorted(map(pack, b))
-    if type(a) is not dict: return a == b
+    if type(a) is not type(b):
+        return False
+    if type(a) is float:    # "not a number" is itself here
+        return a == b or a != a and b != b
+    if type(a) in (list, tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    if type(a) in (set, frozenset):
+        return sorted(map(pack, a)) == sorted(map(pack, b))
+    if type(a) is not dict:
+        return a == b
     a, b = ({pack(k): v for k, v in d.items()} for d in (a, b))
     return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
 
@@ -735,11 +977,15 @@ def read_tests(
     for node in ast.parse(tests).body:
         match getattr(node, "test", None):
             case ast.Compare(left=ast.Call(func=ast.Name()) as call, ops=[ast.Eq()], comparators=[expected]):
-                if type(node) is not ast.Assert: raise ValueError("not an assert")
-                for part in (*call.args, *(k.value for k in call.keywords)): ast.literal_eval(part)
+                if type(node) is not ast.Assert:
+                    raise ValueError("not an assert")
+                for part in (*call.args, *(k.value for k in call.keywords)):
+                    ast.literal_eval(part)
                 found.append((ast.unparse(call), ast.literal_eval(expected)))
-            case _: raise ValueError(f"not of the form `assert f(1, 2) == 3`: {ast.unparse(node)[:80]}")
-    if not found: raise ValueError("no tests")
+            case _:
+                raise ValueError(f"not of the form `assert f(1, 2) == 3`: {ast.unparse(node)[:80]}")
+    if not found:
+        raise ValueError("no tests")
     return found
 
 # %% ../nbs/17_tools.ipynb #54b270ad
@@ -748,15 +994,16 @@ def ask(
     call:str,      # an expression on one line
 )->str:            # its packed value, or what took its place
     "Ask a program for the value of a call; what it answers may be anything"
-    left, said = memoryview(text_bytes(call+"\n")), box.said[box.answers]
+    left, said = memoryview(text_bytes(call+"\n")), box.said[box.pipes.answers]
     while not box.status and b"\n" not in said:
         if left:
             with contextlib.suppress(BlockingIOError, BrokenPipeError):
-                left = left[os.write(box.asked, left):]
+                left = left[os.write(box.pipes.asked, left):]
         box.look()
     line, end, rest = bytes(said).partition(b"\n")
     said[:] = rest
-    if not end: raise ValueError(f"no answer: {box.status}")
+    if not end:
+        raise ValueError(f"no answer: {box.status}")
     return line.decode("ascii", "replace")
 
 # %% ../nbs/17_tools.ipynb #90ee02ee
@@ -772,12 +1019,16 @@ def fit_to_judge(
 ):
     "End in an error where a program could look around outside, if NANOCHAT_JUDGE=refuse asks for that"
     wish = os.environ.get("NANOCHAT_JUDGE", "warn")
-    if wish == "warn": return
+    if wish == "warn":
+        return
     from nanochat.runs import UserError     # not at the top: it brings torch
-    if wish != "refuse": raise UserError(f"NANOCHAT_JUDGE={wish}: use warn or refuse")
-    if levels is None: levels = [name for name, on in isolation().items() if on]
+    if wish != "refuse":
+        raise UserError(f"NANOCHAT_JUDGE={wish}: use warn or refuse")
+    if levels is None:
+        levels = [name for name, on in isolation().items() if on]
     missing = " and ".join(n for n in ("files", "syscalls") if n not in levels)
-    if missing: raise UserError(f"no code is judged without {missing}, since NANOCHAT_JUDGE is refuse")
+    if missing:
+        raise UserError(f"no code is judged without {missing}, since NANOCHAT_JUDGE is refuse")
 
 def judge_code(
     program:str,         # what a stranger wrote
@@ -787,7 +1038,8 @@ def judge_code(
 )->Judgement:
     "Ask a program for the value of each call and compare type and value here, where it cannot reach"
     fit_to_judge()
-    with Sandbox(program, seconds=seconds, asked=True, **limits) as box: why = first_wrong(box, calls)
+    with Sandbox(program, seconds=seconds, asked=True, **limits) as box:
+        why = first_wrong(box, calls)
     tell_missing(box)
     fit_to_judge(box.levels)
     return Judgement(not why, why, box.levels)
@@ -800,8 +1052,10 @@ def first_wrong(
     for call, expected in calls:
         try:
             value = unpack(ask(box, call))
-            if not same(value, expected): return f"{call} gave {value!r:.60}"
-        except ValueError as e: return f"{call}: {e}"
+            if not same(value, expected):
+                return f"{call} gave {value!r:.60}"
+        except ValueError as e:
+            return f"{call}: {e}"
     return ""
 
 # %% ../nbs/17_tools.ipynb #5c86fda9
@@ -817,13 +1071,16 @@ def run_tests(asked, answers):
     def names_in(code):
         yield from code.co_names
         for part in code.co_consts:
-            if hasattr(part, "co_names"): yield from names_in(part)
+            if hasattr(part, "co_names"):
+                yield from names_in(part)
     names, tests = {}, compile(TESTS, "tests", "exec")
     exec(PROMPT, names)
     for name in {ENTRY, *names_in(tests)}:
-        if name == ENTRY or name not in names and not hasattr(builtins, name): names[name] = stand_in(name)
+        if name == ENTRY or name not in names and not hasattr(builtins, name):
+            names[name] = stand_in(name)
     exec(tests, names)
-    if not CALLED: names["check"](names[ENTRY])
+    if not CALLED:
+        names["check"](names[ENTRY])
     return True
 """
 
@@ -843,7 +1100,8 @@ def judge_check(
     plain = "PLAIN = dict(list=list, tuple=tuple, set=set, frozenset=frozenset)"
     tester = "\n".join(["import json", plain, *parts, TESTER])
     with Sandbox(program, seconds=seconds, asked=True, **limits) as box:
-        with Sandbox(tester, seconds=seconds, asked=True, **limits) as examiner: why = relay(examiner, box)
+        with Sandbox(tester, seconds=seconds, asked=True, **limits) as examiner:
+            why = relay(examiner, box)
     tell_missing(box)
     fit_to_judge(box.levels)
     return Judgement(not why, why, box.levels)
@@ -864,14 +1122,17 @@ def relay(
     "Carry calls to the program and values back, until the tests have run through"
     trouble = []
     def value_of(call):
-        try: return pack(unpack(ask(box, call)))
-        except (ValueError, TypeError) as e: trouble.append(f"{call}: {e}")
+        try:
+            return pack(unpack(ask(box, call)))
+        except (ValueError, TypeError) as e:
+            trouble.append(f"{call}: {e}")
         return '["nothing"]'                                # the stand-in raises in its turn
     try:
-        line = ask(examiner, f"run_tests{tuple(examiner.their_ends)}")
+        line = ask(examiner, f"run_tests({examiner.pipes.their_asked}, {examiner.pipes.their_answers})")
         while (wanted := unpack(line)) is not True:
             name, args, named = wanted
             parts = [*map(repr, args), *(f"{k}={v!r}" for k, v in named.items())]
             line = ask(examiner, value_of(f"{name}({', '.join(parts)})"))
-    except ValueError as e: return (trouble or [f"the tests ended: {e}"])[-1]
+    except ValueError as e:
+        return (trouble or [f"the tests ended: {e}"])[-1]
     return ""
