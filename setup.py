@@ -19,7 +19,7 @@ setup(
     name=cfg["lib_name"], version=cfg["version"], description=cfg["description"], author=cfg["author"],
     license="MIT", python_requires=f">={cfg['min_python']}",
     long_description=(here/"README.md").read_text(encoding="utf-8"), long_description_content_type="text/markdown",
-    packages=find_packages(include=["nanochat", "nanochat.*"]), package_data={"nanochat": ["ui.html"]}, zip_safe=False,
+    packages=find_packages(include=["nanochat", "nanochat.*"]), package_data={"nanochat": ["ui.html", "*.toml"]}, zip_safe=False,
     install_requires=cfg["requirements"].split(), extras_require={"dev": cfg["dev_requirements"].split()},
     rust_extensions=rust, options={"bdist_wheel": {"py_limited_api": "cp310"}} if rust else {},
     entry_points={"nbdev": [f"nanochat=nanochat._modidx:d"]},
