@@ -326,13 +326,13 @@ def identity_facts(
         data, known = f"{read} and tasks from a small invented world", "what I have read"
     return dict(name="nanochat", size=in_words(n), parameters=n, layers=s["depth"], data=data, known=known)
 
-# %% ../nbs/19_tasks.ipynb #a59a1018
+# %% ../nbs/19_tasks.ipynb #1fb62e3a
 @cache
 def identity_tables()->SimpleNamespace:   # tables.questions["name"]["plain"]: ["Who are you?", ...]
     "The tables of `identity.toml`, beside this module; read when they are first needed"
     return SimpleNamespace(**tomllib.loads((files("nanochat")/"identity.toml").read_text(encoding="utf-8")))
 
-# %% ../nbs/19_tasks.ipynb #006633c6
+# %% ../nbs/19_tasks.ipynb #a90087a5
 def ways(
     patterns:list,    # ["(How/What) do (I/we) call you?", ...]
 )->tuple:             # (patterns, how often each is drawn)
@@ -362,7 +362,7 @@ def addressed(
         return question
     return one(rng, around["endings"]).format(question[:-1])+question[-1]
 
-# %% ../nbs/19_tasks.ipynb #b435d6bb
+# %% ../nbs/19_tasks.ipynb #7b226205
 def bare(text:str)->tuple:   # ("who", "are", "you")
     "The words of a text, in lower case"
     return tuple(re.findall(r"[a-z0-9']+", text.lower()))
@@ -388,7 +388,7 @@ def is_examined(question:str)->bool:
     words, (_, examined) = bare(question), identity_exam()
     return any(words[k:] in examined for k in range(len(words)))
 
-# %% ../nbs/19_tasks.ipynb #84c51747
+# %% ../nbs/19_tasks.ipynb #36c9ad01
 @cache
 def identity_ways()->tuple:      # ({kind: {part: ways}}, {part: ways})
     "The questions and the frames of the table, ready to be drawn from"
@@ -516,7 +516,7 @@ def plain(
         text = re.sub(short, long, text)
     return " ".join(text.split())
 
-# %% ../nbs/19_tasks.ipynb #10a69df2
+# %% ../nbs/19_tasks.ipynb #c0cf6b70
 def longest_clause(
     text:str,
     at:int,              # where it should begin

@@ -238,7 +238,7 @@ def slots(
         d |= {"k": self.sibling_word(f.subject), "k2": "sister" if p.he == "she" else "brother"}
     return d
 
-# %% ../nbs/02_world.ipynb #1218b8aa
+# %% ../nbs/02_world.ipynb #509e0344
 @patch
 def worded(self:World, rng:Random, f:Fact, kind:str)->str:
     "The fact in a wording of this kind: say, vp, me, ask, you or core"
@@ -302,7 +302,7 @@ def lead(self:World, rng:Random, s:str)->str:
     leads = words["leads"] + words["that_leads"] if that else words["leads"]
     return f"{cap(one(rng, leads))} {self.uncap(s)}"
 
-# %% ../nbs/02_world.ipynb #c894e63b
+# %% ../nbs/02_world.ipynb #8e4859ed
 @patch
 def apposed(self:World, rng:Random, f:Fact)->str:
     "Nora, a baker from Arden, keeps a goat."
@@ -430,7 +430,7 @@ def walk(self:World, rng:Random)->str:
     put(words["slept"], p=here.name)
     return " ".join(out)
 
-# %% ../nbs/02_world.ipynb #d3c8e53a
+# %% ../nbs/02_world.ipynb #a5a144b0
 @patch
 def towns_alike(self:World, rng:Random, name:str)->str:
     "This village and all that share its market day or its flag"
@@ -460,7 +460,7 @@ def doc_place(self:World, rng:Random)->str:
         parts.append(self.tell(rng, self.facts_of(f.subject, some(rng, others, 2 + int(rng.random() * 3)))))
     return one(rng, [" ", "\n"]).join(parts)
 
-# %% ../nbs/02_world.ipynb #6a7fa37e
+# %% ../nbs/02_world.ipynb #f9479dfe
 KINGDOMS = [["sound", "eats", "legs", "lair"], ["crop_colour", "taste", "grown"], ["weather", "festival"]]
 
 @patch
@@ -492,7 +492,7 @@ def parse_plot(plot:dict)->tuple:   # ({"B": "friend"}, [("AB", "hobby")], [(opt
         beats.append((optional, lines[optional:]))
     return {"A": ""} | plot["cast"], [pair.split(".") for pair in plot["differ"]], beats
 
-# %% ../nbs/02_world.ipynb #87fd651b
+# %% ../nbs/02_world.ipynb #9bc3527e
 @patch
 def cast(
     self:World, rng:Random, roles:dict,  # {"A": "", "B": "friend", "C": "any"}
@@ -514,7 +514,7 @@ def cast(
         if complete and all(self.value[who[x], r] != self.value[who[y], r] for (x, y), r in differ):
             return who
 
-# %% ../nbs/02_world.ipynb #662ab32a
+# %% ../nbs/02_world.ipynb #e8c83e89
 @patch
 def scene(self:World, rng:Random, who:dict)->dict:
     "All that the braces of a story may ask for, when these people from `cast` play in it"
@@ -585,7 +585,7 @@ def talk_world(self:World, rng:Random, a:str, b:str)->list:
         return [(a, self.say(rng, f)), (b, one(rng, self.tables.talk["i_see"]))]
     return [(a, self.ask(rng, f)), (b, self.sure(rng, self.reply(rng, f)))]
 
-# %% ../nbs/02_world.ipynb #df5f0ebe
+# %% ../nbs/02_world.ipynb #dc6e8eb5
 @patch
 def quoted(self:World, rng:Random, who:str, words:str, before:str)->str:
     "A turn as in a novel; `before` is what was said before it"
@@ -631,7 +631,7 @@ def doc_talk(self:World, rng:Random)->str:
         return head + "\n".join(self.quoted(rng, *turn, before[i]) for i, turn in enumerate(turns))
     return head + "\n".join(f"{who}: {words}" for who, words in turns)
 
-# %% ../nbs/02_world.ipynb #59d7d867
+# %% ../nbs/02_world.ipynb #a2470c3a
 @patch
 def doc_quiz(self:World, rng:Random)->str:
     "Questions of open facts with their answers"
@@ -702,7 +702,7 @@ def sums(
         out[q] = {"question": q, "expr": expr, "answer": compute(expr)}
     return list(out.values())
 
-# %% ../nbs/02_world.ipynb #37bc7453
+# %% ../nbs/02_world.ipynb #f6381bb3
 @patch
 def doc_sums(self:World, rng:Random)->str:
     "Small sums in digits or in words, a table, counting, comparing; large sums are the calculator's work"
@@ -799,7 +799,7 @@ def reworded(self:World, rng:Random, text:str)->str:
     story, ask = split_question(text)
     return (story + ". " if story else "") + one(rng, self.tables.story["question"]) + ask
 
-# %% ../nbs/02_world.ipynb #25648c91
+# %% ../nbs/02_world.ipynb #eca0bbf3
 @patch
 def draw_story(self:World, rng:Random, split:str, level:int)->tuple:   # (family, wording)
     "A family of problems with so many steps, and a story of it in a wording of the split"
@@ -844,6 +844,7 @@ def problem(
     steps = [{"say": cap(say.format_map(slots)), "expr": e} for (say, *_), e in zip(family["steps"], exprs)]
     return {"question": question, "steps": steps, "answer": answer, "level": level}
 
+# %% ../nbs/02_world.ipynb #97aed331
 @patch
 def word_problems(
     self:World, split:str,           # "train", "practice" or "test"
@@ -894,7 +895,7 @@ def program(name:str, args:str, doc:str, result:str, calls:list)->dict:
     return {"prompt": f'def {name}({args}):\n    """{doc}"""\n', "solution": f"    return {result}\n",
             "entry_point": name, "tests": tests, "question": f"Write a Python function {name}({args}). {doc}"}
 
-# %% ../nbs/02_world.ipynb #54f0d53d
+# %% ../nbs/02_world.ipynb #31cc91e1
 def variants(row:dict)->Iterator:   # (is it for testing, docstring, k)
     "The functions of a row: one for each `k`, every fifth for testing; or one function told in three ways"
     docs, ks = row["docs"], row.get("k", "")
@@ -1102,7 +1103,7 @@ def in_val(text:str)->bool:
     "An eighth of all texts is kept for validation, chosen by checksum: so no text can be in both splits"
     return zlib.crc32(text.encode()) % 8 == 0
 
-# %% ../nbs/02_world.ipynb #b77d42a1
+# %% ../nbs/02_world.ipynb #aa7b1397
 OPTIONAL = ("k", "also")                                   # what a row of [[programs]] may leave out
 OWN_NAMES = ("grammar.plurals", "synonyms", "plots.cast")  # tables whose entries the writer names
 MAY_BE_EMPTY = ("plots.differ", "problems.plain")
@@ -1143,7 +1144,7 @@ def check_form(
         for entry in mine:
             check_form(entry, model, at)
 
-# %% ../nbs/02_world.ipynb #c74e8177
+# %% ../nbs/02_world.ipynb #3ab564d6
 def check_counts(tables:SimpleNamespace)->None:
     "Are there names enough, all different, and four values to choose from?"
     months, groups = len(tables.calendar["months"]), ("names", "people", "villages", "calendar")
