@@ -547,3 +547,11 @@ def test_what_is_amiss_is_said_in_one_line(mine, change, said):
 def test_a_missing_file_is_said(tmp_path):
     with pytest.raises(UserError, match="give the path of a copy of world.toml"):
         World(0, tables=tmp_path / "nothing.toml")
+
+
+def test_a_calendar_may_have_ten_months(mine):
+    w = World(1, tables=mine(('"January", "February",', "")))
+    assert len(w.by_relation["weather"]) == len(w.by_relation["festival"]) == 10
+    docs = list(itertools.islice(w.documents(), 500))
+    assert len(docs) == 500 and not [d for d in docs if "January" in d]
+    assert len(w.core_items()) == len(w.facts) == 890 - 4
