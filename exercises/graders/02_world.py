@@ -3,7 +3,7 @@ import builtins, copy, functools, hashlib, random, re, zlib
 from contextlib import contextmanager
 from math import comb, perm
 from random import Random
-from nanochat.world import Fact, HELD_OUT_WORDINGS, PERSON, RELATIONS, World
+from nanochat.world import Fact, World
 from grade import Exercise, Wrong, in_child
 from graders.common import call, something, whole
 
@@ -19,8 +19,10 @@ def other_hash():
     "The built-in `hash` as in a process with another PYTHONHASHSEED"
     real = builtins.hash
     builtins.hash = lambda x: real((x, "odd"))
-    try: yield
-    finally: builtins.hash = real
+    try:
+        yield
+    finally:
+        builtins.hash = real
 
 RESEEDED = (
     "the random numbers of the whole program have changed: `random.seed` and the functions of the module "
@@ -30,7 +32,8 @@ RESEEDED = (
 def first_fault(faults, *args):
     "A check that says the first of the faults"
     def check(answer):
-        for _, message in faults(answer, *args): raise AssertionError(message)
+        for _, message in faults(answer, *args):
+            raise AssertionError(message)
     return check
 
 def fault_names(faults):
@@ -42,7 +45,8 @@ def fault_names(faults):
 def pool(w, f, people=True, directions=True):
     "How many wrong answers there are for a fact"
     wrong = [v for v in w.values[f.relation] if v != f.value]
-    if people: wrong = [v for v in wrong if v != f.subject]
+    if people:
+        wrong = [v for v in wrong if v != f.subject]
     if people and f.relation == "sibling":
         wrong = [v for v in wrong if w.person[v].he == w.person[f.value].he]
     if directions and f.relation in ("north", "east"):
@@ -53,7 +57,7 @@ def pool(w, f, people=True, directions=True):
 def counter(size=pool, ways=lambda m: perm(m, 3), places=4, wordings=True):
     "The answer, with switches for its mistakes"
     def count_questions(w, relation):
-        forms = len(RELATIONS[relation]["ask"]) if wordings else 1
+        forms = len(w.relations[relation]["ask"]) if wordings else 1
         return sum(forms * ways(size(w, f)) * places for f in w.by_relation[relation])
     return count_questions
 
@@ -75,7 +79,7 @@ def count_check(answer):
     assert got == made, f"legs: the generator makes {made:,} different questions, you count {got:,}"
     right = counter()
     for seed in (0, 5):
-        for relation in RELATIONS:
+        for relation in world(seed).relations:
             want = right(world(seed), relation)
             got = something(f"count_questions(World({seed}), {relation!r})", counted(answer, seed, relation))
             assert got == want, (
@@ -83,7 +87,7 @@ def count_check(answer):
 
 def first_speaks(w, relation):
     facts = w.by_relation[relation]
-    return len(RELATIONS[relation]["ask"])*4*perm(pool(w, facts[0]), 3)*len(facts)
+    return len(w.relations[relation]["ask"])*4*perm(pool(w, facts[0]), 3)*len(facts)
 
 count = Exercise("1. How many questions?", 2, count_check, counter(),
     probes=[(s, r) for s in (0, 5) for r in ("legs", "home", "friend", "sibling", "north", "east", "job",
@@ -98,7 +102,7 @@ count = Exercise("1. How many questions?", 2, count_check, counter(),
               "the right answer can be first, second, third or last.",
               counter(places=1)),
         Wrong("one wording",
-              "each fact can be asked in several ways: look into RELATIONS[relation]['ask'].",
+              "each fact can be asked in several ways: look into w.relations[relation]['ask'].",
               counter(wordings=False)),
         Wrong("drawn with repetition",
               "you let the same wrong answer be drawn twice. After the first there is one less to draw from.",
@@ -124,8 +128,8 @@ count = Exercise("1. How many questions?", 2, count_check, counter(),
               "no right choice: it is always there, and the other three are drawn.",
               counter(ways=lambda m: perm(m+1, 4), places=1)),
         Wrong("statements instead of questions",
-              "you count the ways to *say* a fact. Questions are in RELATIONS[relation]['ask'].",
-              lambda w, relation: sum(len(RELATIONS[relation]["say"])*4*perm(pool(w, f), 3)
+              "you count the ways to *say* a fact. Questions are in w.relations[relation]['ask'].",
+              lambda w, relation: sum(len(w.relations[relation]["say"])*4*perm(pool(w, f), 3)
                                       for f in w.by_relation[relation])),
         Wrong("the map is forgotten",
               "for north and east the wrong answers are villages that do not lie further north or east than "
@@ -155,11 +159,15 @@ def splitter(both_ways=lambda f: True, take=None, whole=False, per_relation=True
             mine = [f for f in facts if r in (None, f.relation)]
             groups = list(dict.fromkeys(tuple(sorted({f, turned(f)} & there)) if both_ways(f) else (f,)
                                         for f in mine))
-            if by_set: groups = list(set(groups))
-            if own_order: groups.sort()
-            else: rng.shuffle(groups)
+            if by_set:
+                groups = list(set(groups))
+            if own_order:
+                groups.sort()
+            else:
+                rng.shuffle(groups)
             if whole:
-                if rng.random() < share: held |= set(mine)
+                if rng.random() < share:
+                    held |= set(mine)
                 continue
             if give_back:
                 one = set(rng.sample(mine, round(share*len(mine))))
@@ -167,7 +175,8 @@ def splitter(both_ways=lambda f: True, take=None, whole=False, per_relation=True
                 continue
             want, n = round(share*len(mine)), 0
             for g in groups:
-                if n >= want: break
+                if n >= want:
+                    break
                 held |= {g[0]} if halves else set(g)
                 n += 1 if take == "groups" else len(g)
         return held
@@ -207,10 +216,12 @@ def split_faults(answer, seeds=(0, 3)):
             yield "alien", f"{sorted(held - there, key=str)[0]} was held out, and is no fact of this world"
             return
         by = {}
-        for f in facts: by.setdefault(f.relation, []).append(f)
+        for f in facts:
+            by.setdefault(f.relation, []).append(f)
         leaky = {r: f for r, fs in by.items() for f in fs if f in held and turned(f) in there - held}
         halves = "" if any(f in held and turned(f) in held for f in facts) else "half "
-        for r, f in sorted(leaky.items()): yield (
+        for r, f in sorted(leaky.items()):
+            yield (
             f"{halves}leak {r if r in ('friend', 'sibling') else 'other'}"), (
             f"World({seed}): {tuple(f)} is held out, and {tuple(turned(f))} is open. Who has heard the "
             "second can answer the first.")
@@ -220,8 +231,10 @@ def split_faults(answer, seeds=(0, 3)):
             r, s = next(iter(off.items()))
             pairs = (shares["friend"]+shares["sibling"])/2
             kind = "uneven" if any(shares.values()) else "none"
-            if all(s in (0, 1) for s in shares.values()): kind = "whole"
-            if kind == "uneven" and all(abs(s-.7) < .1 for s in shares.values()): kind = "turned"
+            if all(s in (0, 1) for s in shares.values()):
+                kind = "whole"
+            if kind == "uneven" and all(abs(s-.7) < .1 for s in shares.values()):
+                kind = "turned"
             if kind == "uneven" and not set(off)-{"friend", "sibling", "likes", "trusts"}:
                 kind = "twice" if pairs > .4 else "taken" if pairs < .2 else kind
             yield f"share {kind}", (
@@ -229,17 +242,21 @@ def split_faults(answer, seeds=(0, 3)):
                 "should be (two facts more or less do not matter).")
         again, reseeded = split_and_reseeds(answer, facts)
         again = set(again)
-        if again == held and reseeded: yield "reseeded", RESEEDED
-        if again != held: yield "unseeded", (
+        if again == held and reseeded:
+            yield "reseeded", RESEEDED
+        if again != held:
+            yield "unseeded", (
             "two calls with rng = Random(1) gave two splits: take all random numbers from `rng`")
-        elif set(answer(facts, Random(2), 0.3)) == held: yield "fixed", (
+        elif set(answer(facts, Random(2), 0.3)) == held:
+            yield "fixed", (
             "Random(1) and Random(2) give the same split: `rng` should decide what is held out")
         if set(split_with_odd_hashes(answer, facts)) != set(map(tuple, held)):
             yield "hash", (
                 "in a process with another PYTHONHASHSEED the split would be another one: somewhere the "
                 "order of a set decides")
         half = answer(facts, Random(1), 0.5)
-        if not 0.4 < sum(f in half for f in facts)/len(facts) < 0.6: yield "no share", (
+        if not 0.4 < sum(f in half for f in facts)/len(facts) < 0.6:
+            yield "no share", (
             "with share=0.5 about half of the facts should be held out")
 
 leak = Exercise("2. A score too good", 3, first_fault(split_faults), splitter(), probes=[((0,),)],
@@ -313,14 +330,19 @@ def corpus(n): return some_texts(n)
 def relatives(kind, n=1000):
     "Texts that have much in common, and are different texts"
     rng, words = Random(1), WORDS[:14]
-    if kind == "words": out = [" ".join(rng.sample(words, len(words))) for _ in range(n)]
-    else: out = [" ".join(rng.choices(words, k=6)) for _ in range(n)]
+    if kind == "words":
+        out = [" ".join(rng.sample(words, len(words))) for _ in range(n)]
+    else:
+        out = [" ".join(rng.choices(words, k=6)) for _ in range(n)]
     long = (
         "Chapter the first, in which a printer and her daughter look for letters in a wooden case, and "
         "find them all. ")*3
-    if kind == "beginning": out = [long+t for t in out]
-    if kind == "end": out = [t+" "+long for t in out]
-    if kind == "script": out = ["".join(rng.choices("東京大学印刷文字箱鉛活版水火木金土日月", k=12)) for _ in range(n)]
+    if kind == "beginning":
+        out = [long+t for t in out]
+    if kind == "end":
+        out = [t+" "+long for t in out]
+    if kind == "script":
+        out = ["".join(rng.choices("東京大学印刷文字箱鉛活版水火木金土日月", k=12)) for _ in range(n)]
     return list(dict.fromkeys(out))
 
 TOGETHER = dict(words="of the same words in other orders", beginning=(
@@ -333,13 +355,15 @@ PERCENTS = [.5, 1, 2, 3, 5, 10, 12.5, 20, 25, 30, 40, 50, 60, 75, 90, 99, 100]
 @in_child
 def sides(answer, texts, percent, seed=None):
     "Which of many texts are held out; seed: of the random numbers that an answer must not use"
-    if seed is not None: random.seed(seed)
+    if seed is not None:
+        random.seed(seed)
     return [bool(answer(t, percent)) for t in texts]
 
 @in_child
 def sides_with_other_hash(answer, texts, percent):
     "The same, where the built-in `hash` gives other numbers"
-    with other_hash(): return [bool(answer(t, percent)) for t in texts]
+    with other_hash():
+        return [bool(answer(t, percent)) for t in texts]
 
 @in_child
 def sides_of_odd_texts(answer, texts, percent):
@@ -368,20 +392,27 @@ def checksum_faults(answer, n=20_000):
                 f"held_out({t!r}, 30) was {a}, and asked again, after other texts, {b}. The answer may "
                 "depend on the text and on nothing else.")
             return
-    if sides_with_other_hash(answer, few, 30) != first: yield "hash", (
+    if sides_with_other_hash(answer, few, 30) != first:
+        yield "hash", (
         "`hash` gives other numbers in a process with another PYTHONHASHSEED, and other texts would be "
         "held out: training in one process and testing in another would mix the two")
-    if reseeds(answer, few[0], 30): yield "reseeded", RESEEDED
-    if sides_of_odd_texts(answer, few, 30) != first: yield "process", (
+    if reseeds(answer, few[0], 30):
+        yield "reseeded", RESEEDED
+    if sides_of_odd_texts(answer, few, 30) != first:
+        yield "process", (
         "in a process with another PYTHONHASHSEED other texts would be held out: training in one process "
         "and testing in another would mix the two")
-    if len(set(first)) == 1 and len(set(sides(answer, few, 60))) == 1: yield "constant", (
+    if len(set(first)) == 1 and len(set(sides(answer, few, 60))) == 1:
+        yield "constant", (
         f"all of 1,000 texts land on one side at 30%, and all of them at 60%: held_out({few[0]!r}, 30) is "
         f"{first[0]}, like that of any other text")
     lengths = {}
-    for t, a in zip(few, first): lengths.setdefault(len(t), set()).add(a)
-    if max(map(len, lengths.values())) == 1: yield "length", "texts of one length all land on one side"
-    if empty: yield "zero empty", (
+    for t, a in zip(few, first):
+        lengths.setdefault(len(t), set()).add(a)
+    if max(map(len, lengths.values())) == 1:
+        yield "length", "texts of one length all land on one side"
+    if empty:
+        yield "zero empty", (
         'held_out("", 0) is True: with 0 percent nothing may be held out, not even the text whose checksum '
         'is 0')
     held = {p: {t for t, a in zip(few, sides(answer, few, p)) if a} for p in [0, *PERCENTS]}
@@ -395,16 +426,19 @@ def checksum_faults(answer, n=20_000):
         if abs((s := share(p)) - p) > wide*sigma:
             yield f"share {p}" + (" turned" if abs(s-100+p) < 1.5 else " all" if s > 99 else ""), (
             f"of {n:,} texts {s:.1f}% are held out where {p}% were asked for")
-    if abs((s := share(.5)) - .5) > wide*.05: yield "fine", (
+    if abs((s := share(.5)) - .5) > wide*.05:
+        yield "fine", (
         f"of {n:,} texts {s:.2f}% are held out where 0.5% were asked for: a percentage need not be a whole "
         "number")
     tiny = [[t for t, a in zip(texts, sides(answer, texts, p)) if a] for p in (.05, .1)]
-    if tiny[0] and tiny[0] == tiny[1]: yield "finest" if len(tiny[0]) < n/500 else "finest byte", (
+    if tiny[0] and tiny[0] == tiny[1]:
+        yield "finest" if len(tiny[0]) < n/500 else "finest byte", (
         f"of {n:,} texts the same {len(tiny[0])} are held out at 0.05% and at 0.1%: a percentage may be "
         "small")
     for kind, what in TOGETHER.items():
         ts = relatives(kind)
-        if abs((s := share(30, ts)) - 30) > 7: yield kind + (" all" if s in (0, 100) else ""), (
+        if abs((s := share(30, ts)) - 30) > 7:
+            yield kind + (" all" if s in (0, 100) else ""), (
             f"of {len(ts):,} texts {what} {s:.0f}% are held out where 30% were asked for, for example "
             f"{ts[0][:20]!r}… and {ts[1][:20]!r}…: near relatives should not stay together")
     for p, q in zip(PERCENTS, PERCENTS[1:]):
@@ -503,32 +537,34 @@ def teacher(may_ask=lambda w, f: f not in w.test_facts, told_only=True, tells=la
     def lesson(w, rng):
         rng = source(rng)
         name = rng.choice([p.name for p in w.people][:people])
-        facts = w.facts_of(name, list(PERSON))
+        facts = w.facts_of(name, list(w.tables.person))
         open_facts = [f for f in facts if may_ask(w, f)]
         ask = some(rng, list(set(open_facts)) if by_set else open_facts, 2)
-        if same: ask = [ask[0], ask[0]]
+        if same:
+            ask = [ask[0], ask[0]]
         rest = [f for f in facts if f not in ask and tells(w, f)]
         told = (ask if told_only else []) + some(rng, rest, more)
         rng.shuffle(told)
         lines = [w.tell(rng, told) + before(w, rng, told)]
-        for f, g in zip(ask, ask[::answers]): lines += [(
+        for f, g in zip(ask, ask[::answers]):
+            lines += [(
             f"Question: {w.ask(rng, f)}"), f"Answer: {w.short(g)}."]
         return "\n".join(lines)
     return lesson
 
 def forbidden_end(w, rng, facts):
     f = facts[0]
-    return " " + HELD_OUT_WORDINGS[f.relation][0].format_map(w.slots(f)).capitalize() + f" {f.value}."
+    return " " + w.relations[f.relation]["core"][0].format_map(w.slots(f)).capitalize() + f" {f.value}."
 
 @functools.lru_cache
 def tables(seed):
     "All questions about people, with their facts; the exam's wordings as patterns"
     w = world(seed)
-    questions = {q.format_map(w.slots(f)): f for r in PERSON for f in w.by_relation[r]
-                 for q in RELATIONS[r]["ask"]}
+    questions = {q.format_map(w.slots(f)): f for r in w.tables.person for f in w.by_relation[r]
+                 for q in w.relations[r]["ask"]}
     exam = [(max(re.split(r"\{\w+\}", x), key=len),
              re.compile(r"\b" + re.sub(r"\\\{\w+\\\}", r"[\\w ]+", re.escape(x)), re.I))
-             for xs in HELD_OUT_WORDINGS.values() for x in xs]
+             for table in w.relations.values() for x in table["core"]]
     # a wording of the exam: its longest fixed part, which is quick to look for, and the whole as a pattern
     return questions, exam
 
@@ -560,7 +596,8 @@ def lessons_of(answer, seed, n, elsewhere=False, shared=None):
     w, texts = in_other_process(seed) if elsewhere else world(seed), []
     held_out, known = set(w.test_facts), list(w.facts)
     for i in range(n):
-        if shared is not None: random.seed(shared)
+        if shared is not None:
+            random.seed(shared)
         texts.append(answer(w, Random(f"lesson {i}")))
         if w.test_facts != held_out or w.facts != known:
             w.test_facts, w.facts = held_out, known
@@ -602,7 +639,8 @@ def lesson_faults(answer, seeds=(0, 3), n=400):
                 if f is None:
                     yield "unknown", f"{q!r} is not a question about a person from the table: use `w.ask`"
                     return
-                if f in w.test_facts: faults.setdefault("asked", (
+                if f in w.test_facts:
+                    faults.setdefault("asked", (
                     f"World({seed}), lesson {i}: {q!r} asks for a fact that is held out. The exam would be "
                     "spoiled."))
                 others = [v for v in w.values[f.relation] if v not in (f.value, f.subject)]
@@ -614,18 +652,22 @@ def lesson_faults(answer, seeds=(0, 3), n=400):
                     f"World({seed}), lesson {i}: {q!r} asks for {f.value!r}, which the paragraph does not "
                     f"tell:\n{paragraph[:300]}"))
             people = {questions[q].subject for q, _ in asked}
-            if len(people) > 1: faults.setdefault("people", (
+            if len(people) > 1:
+                faults.setdefault("people", (
                 f"World({seed}), lesson {i}: {asked[0][0]!r} and {asked[1][0]!r} ask about two people; a "
                 "lesson is about one"))
-            elif questions[asked[0][0]] == questions[asked[1][0]]: faults.setdefault("two", (
+            elif questions[asked[0][0]] == questions[asked[1][0]]:
+                faults.setdefault("two", (
                 f"World({seed}), lesson {i}: {asked[0][0]!r} and {asked[1][0]!r} ask for the same thing; "
                 "ask two different ones"))
-            here = [f for f in w.facts_of(min(people), list(PERSON)) if mentions(paragraph, f.value)]
+            here = [f for f in w.facts_of(min(people), list(w.tables.person)) if mentions(paragraph, f.value)]
             short += len(here) < 4
-            if len(here) < 4: faults.setdefault("short", (
+            if len(here) < 4:
+                faults.setdefault("short", (
                 f"World({seed}), lesson {i}: the paragraph tells {len(here)} facts about {min(people)}; "
                 "tell four at least"))
-            if text.count("?") != 2: faults.setdefault("marks", (
+            if text.count("?") != 2:
+                faults.setdefault("marks", (
                 f"World({seed}), lesson {i}: a third question is in the text; only the two that are "
                 "answered may"))
             subjects |= people
@@ -641,15 +683,17 @@ def lesson_faults(answer, seeds=(0, 3), n=400):
             faults["unseeded"] = (
                 f"World({seed}): the same `rng` gave two different lessons. "
                 "Take all random numbers from `rng`.")
-        elif lesson_reseeds(answer, seed): faults["reseeded"] = RESEEDED
+        elif lesson_reseeds(answer, seed):
+            faults["reseeded"] = RESEEDED
         elif lessons_of(answer, seed, 20, elsewhere=True) != lessons_of(answer, seed, 20):
             faults["hash"] = (
                 f"World({seed}): in a process with another PYTHONHASHSEED the same `rng` gives another "
                 "lesson: somewhere the order of a set decides")
-        if len(set(lessons)) < .9*n or len(subjects) < 50: faults["same"] = (
+        if len(set(lessons)) < .9*n or len(subjects) < 50:
+            faults["same"] = (
             f"World({seed}): {n} lessons have {len(set(lessons))} different texts about {len(subjects)} "
             "people; write about all 60 of them")
-        held = [f for f in w.test_facts if f.relation in PERSON]
+        held = [f for f in w.test_facts if f.relation in w.tables.person]
         if len(subjects) >= 50 and short < n/2 and sum(f in told for f in held) < .6*len(held):
             faults["hidden"] = (
                 f"World({seed}): only {sum(f in told for f in held)} of {len(held)} held-out facts about "

@@ -7,7 +7,7 @@ import zlib
 from collections import defaultdict
 from random import Random
 
-from nanochat.world import PERSON, RELATIONS, Fact, World
+from nanochat.world import Fact, World
 from answers import Answers
 
 answers = Answers()
@@ -18,7 +18,7 @@ def sizes(w, relation):
     "How many wrong answers there are, for each fact"
     return [len(w.distractors(Random(0), f, 10_000)) for f in w.by_relation[relation]]
 
-def forms(relation): return len(RELATIONS[relation]["ask"])
+def forms(relation): return len(World(0).relations[relation]["ask"])
 
 @answers.right("count")
 def orders_of_four(w, relation):
@@ -54,7 +54,7 @@ def right_one_drawn_too(w, relation):
 
 @answers.wrong("count", named="statements instead of questions")
 def ways_of_saying(w, relation):
-    return sum(len(RELATIONS[relation]["say"])*4*math.perm(m, 3) for m in sizes(w, relation))
+    return sum(len(w.relations[relation]["say"])*4*math.perm(m, 3) for m in sizes(w, relation))
 
 @answers.wrong("count")
 def one_fact(w, relation): return forms(relation)*4*math.perm(sizes(w, relation)[0], 3)
@@ -319,7 +319,7 @@ def lines(paragraph, pairs):
 
 def parts(w, rng, told=6):
     name = rng.choice([p.name for p in w.people])
-    facts = w.facts_of(name, list(PERSON))
+    facts = w.facts_of(name, list(w.tables.person))
     ask = rng.sample([f for f in facts if f not in w.test_facts], 2)
     rest = [f for f in facts if f not in ask]
     tell = ask+rng.sample(rest, min(told-2, len(rest)))
@@ -378,14 +378,14 @@ def as_pairs(w, rng):
 
 @answers.wrong("lesson")
 def first_person_only(w, rng):
-    facts = w.facts_of(w.people[0].name, list(PERSON))
+    facts = w.facts_of(w.people[0].name, list(w.tables.person))
     ask = rng.sample([f for f in facts if f not in w.test_facts], 2)
     return lines(w.tell(rng, facts), [(w.ask(rng, f), w.short(f)) for f in ask])
 
 @answers.wrong("lesson", named="the order of a set")
 def open_ones_from_a_set(w, rng):
     name = rng.choice([p.name for p in w.people])
-    facts = w.facts_of(name, list(PERSON))
+    facts = w.facts_of(name, list(w.tables.person))
     ask = rng.sample(list(set(facts)-set(w.test_facts)), 2)
     tell = list(dict.fromkeys(ask+facts))
     return lines(w.tell(rng, tell), [(w.ask(rng, f), w.short(f)) for f in ask])
@@ -408,7 +408,7 @@ TURN = iter(range(10**9))
 
 @answers.wrong("lesson", named="random numbers of its own")
 def one_after_the_other(w, rng):
-    facts = w.facts_of(w.people[next(TURN) % len(w.people)].name, list(PERSON))
+    facts = w.facts_of(w.people[next(TURN) % len(w.people)].name, list(w.tables.person))
     ask = rng.sample([f for f in facts if f not in w.test_facts], 2)
     return lines(w.tell(rng, facts), [(w.ask(rng, f), w.short(f)) for f in ask])
 
