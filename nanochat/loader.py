@@ -123,13 +123,6 @@ class Lane:
         for start in range(0, len(ids), self.size-1):
             self.add(ids[start:start+self.size-1], self.age)
 
-    def add(self, ids, age):
-        "Let one segment wait"
-        self.segments[age] = ids
-        self.shelf.put(len(ids)+1, age)
-        self.total += len(ids)+1
-        self.age = max(self.age, age+1)
-
     def pieces(self)->list:   # segments; with a BOS before each they fill a row
         "What the next row is made of"
         row, space = [], self.size
@@ -159,6 +152,14 @@ class Lane:
         return [fit] if fit >= 0 else []
 
 # %% ../nbs/05_loader.ipynb #b906edc9
+@patch
+def add(self:Lane, ids, age):
+    "Let one segment wait"
+    self.segments[age] = ids
+    self.shelf.put(len(ids)+1, age)
+    self.total += len(ids)+1
+    self.age = max(self.age, age+1)
+
 @patch
 def __len__(self:Lane):
     return len(self.segments)
