@@ -36,16 +36,26 @@ def merge(
 
 # %% ../nbs/01_bpe.ipynb #bb351f2f
 # GPT-4's pattern with one change: digits go in groups of at most two and not three (section 4 says why)
-SPLIT_PATTERN = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+SPLIT_PATTERN = "|".join([
+    r"'(?i:[sdmt]|ll|ve|re)",            # the end of she'll
+    r"[^\r\n\p{L}\p{N}]?+\p{L}+",        # a word, and one space or mark before it
+    r"\p{N}{1,2}",                       # digits
+    r" ?[^\s\p{L}\p{N}]++[\r\n]*",       # marks
+    r"\s*[\r\n]",                        # newlines
+    r"\s+(?!\S)",                        # spaces, but for the last before a word
+    r"\s+",                              # what is left
+])
 
 # %% ../nbs/01_bpe.ipynb #f85c8588
 def split_text(
     text:str,                   # any text
     pattern:str=SPLIT_PATTERN,  # regular expression, in the dialect of the package `regex`
-)->list[str]:                   # the words; put together they are the text again, if the pattern leaves nothing out
+)->list[str]:                   # the words; joined they are the text again, if the pattern leaves nothing out
     "Cut `text` into the words that no token may cross"
-    try: rx = regex.compile(pattern)   # `regex` keeps compiled patterns itself
-    except regex.error as e: raise ValueError(f"split pattern {pattern!r}: {e}") from None
+    try:
+        rx = regex.compile(pattern)   # `regex` keeps compiled patterns itself
+    except regex.error as e:
+        raise ValueError(f"split pattern {pattern!r}: {e}") from None
     return [m[0] for m in rx.finditer(text)] if rx.groups else rx.findall(text)
 
 # %% ../nbs/01_bpe.ipynb #cf14a0e1
@@ -55,27 +65,29 @@ def count_words(
     progress:Callable|None=None,   # hears ("count", bytes so far, None) after each text
 )->Counter:                        # {word: how often}
     "How often each word occurs: all that training needs to keep of a corpus"
-    if isinstance(texts, str): raise TypeError("texts must yield strings, not be one: pass [text]")
-    words, size = Counter(), 0
-    for i,text in enumerate(texts):
-        if not isinstance(text, str): raise TypeError(f"item {i} of texts is {type(text).__name__}, not str")
+    if isinstance(texts, str):
+        raise TypeError("texts must yield strings, not be one: pass [text]")
+    words, n_bytes = Counter(), 0
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"item {i} of texts is {type(text).__name__}, not str")
         words.update(split_text(text, pattern))
         if progress:
-            size += len(text.encode("utf-8"))
-            progress("count", size, None)
+            n_bytes += len(text.encode("utf-8"))
+            progress("count", n_bytes, None)
     return words
 
 # %% ../nbs/01_bpe.ipynb #91740ad2
 def index_pairs(
     ids:list[list[int]],  # distinct words, as ids
-    n:list[int],          # how often each occurs
+    times:list[int],      # how often each occurs
 ):                        # counts {pair: how often}, where {pair: indices of the words that hold it}
     "How often each pair occurs in all words, and in which"
     counts, where = Counter(), defaultdict(set)
-    for w,word in enumerate(ids):
-        for p in zip(word, word[1:]):
-            counts[p] += n[w]
-            where[p].add(w)
+    for i, word in enumerate(ids):
+        for pair in zip(word, word[1:]):
+            counts[pair] += times[i]
+            where[pair].add(i)
     return counts, where
 
 # %% ../nbs/01_bpe.ipynb #ce3c1b23
@@ -83,21 +95,24 @@ def merge_words(
     pair:Pair,              # the pair to glue
     new_id:int,             # its new name
     ids:list[list[int]],    # distinct words, changed in place
-    n:list[int],            # how often each occurs
+    times:list[int],        # how often each occurs
     counts:Counter,         # as of index_pairs, changed in place
     where:dict,             # as of index_pairs, changed in place
 )->set:                     # the pairs that were born: each holds new_id
     "Glue `pair` in the words that hold it, and keep counts and index true"
     born = set()
-    for w in where.pop(pair):
-        old, ids[w] = ids[w], merge(ids[w], pair, new_id)
-        if len(old) == len(ids[w]): continue      # an earlier merge took the pair away
-        for p in zip(old, old[1:]): counts[p] -= n[w]
-        for p in zip(ids[w], ids[w][1:]):
-            counts[p] += n[w]
-            if new_id in p:
-                where[p].add(w)
-                born.add(p)
+    for i in where.pop(pair):
+        old, new = ids[i], merge(ids[i], pair, new_id)
+        ids[i] = new
+        if len(old) == len(new):      # an earlier merge took the pair away
+            continue
+        for gone in zip(old, old[1:]):
+            counts[gone] -= times[i]
+        for now in zip(new, new[1:]):
+            counts[now] += times[i]
+            if new_id in now:
+                where[now].add(i)
+                born.add(now)
     return born
 
 # %% ../nbs/01_bpe.ipynb #e36bd9e9
@@ -110,22 +125,26 @@ def learn_merges(
     if vocab_size < 256:
         raise ValueError(f"vocab_size must be at least 256 (one token per byte), not {vocab_size}")
     tokens = [bytes([i]) for i in range(256)]
-    ids, n = [list(w.encode("utf-8")) for w in words], list(words.values())
-    counts, where = index_pairs(ids, n)
-    heap = [(-c, p) for p,c in counts.items()]      # smallest first: minus the count, then the pair
+    ids, times = [list(word.encode("utf-8")) for word in words], list(words.values())
+    counts, where = index_pairs(ids, times)
+    heap = [(-count, pair) for pair, count in counts.items()]   # smallest first: minus count, then pair
     heapq.heapify(heap)
     while heap and len(tokens) < vocab_size:
-        c, pair = heapq.heappop(heap)
-        if counts[pair] != -c:                      # grown old: back to its true place
-            if counts[pair] > 0: heapq.heappush(heap, (-counts[pair], pair))
+        minus_count, pair = heapq.heappop(heap)
+        if counts[pair] != -minus_count:                        # stale: back to its true place
+            if counts[pair] > 0:
+                heapq.heappush(heap, (-counts[pair], pair))
             continue
-        born = merge_words(pair, len(tokens), ids, n, counts, where)
+        born = merge_words(pair, len(tokens), ids, times, counts, where)
         tokens.append(tokens[pair[0]] + tokens[pair[1]])
         del counts[pair]
-        for p in born: heapq.heappush(heap, (-counts[p], p))
-        if progress and len(tokens) % 256 == 0: progress("merge", len(tokens)-256, vocab_size-256)
-    if progress: progress("merge", len(tokens)-256, vocab_size-256)
-    return {t:i for i,t in enumerate(tokens)}
+        for new in born:
+            heapq.heappush(heap, (-counts[new], new))
+        if progress and len(tokens) % 256 == 0:
+            progress("merge", len(tokens)-256, vocab_size-256)
+    if progress:
+        progress("merge", len(tokens)-256, vocab_size-256)
+    return {token: i for i, token in enumerate(tokens)}
 
 # %% ../nbs/01_bpe.ipynb #ffa6e158
 def train_bpe(
@@ -142,8 +161,10 @@ def train_bpe(
 # %% ../nbs/01_bpe.ipynb #47034398
 def has_crate()->bool:
     "Is the Rust trainer built?"
-    try: from nanochat import rustbpe
-    except ImportError: return False
+    try:
+        from nanochat import rustbpe
+    except ImportError:
+        return False
     return hasattr(rustbpe, "Tokenizer")   # a folder named rustbpe is no crate
 
 # %% ../nbs/01_bpe.ipynb #45547a38
@@ -154,7 +175,8 @@ def train_ranks(
     progress:Callable|None=None,   # hears (stage, done, total)
 )->dict[bytes, int]:               # mergeable ranks {bytes of the token: id}
     "Learn a vocabulary: by the Rust crate where it is built, else by `train_bpe`, with equal ranks"
-    if not has_crate(): return train_bpe(texts, vocab_size, pattern, progress)
+    if not has_crate():
+        return train_bpe(texts, vocab_size, pattern, progress)
     from nanochat import rustbpe
     tok = rustbpe.Tokenizer()
     tok.train_from_iterator(texts, vocab_size, pattern=pattern, progress=progress)
@@ -166,12 +188,14 @@ def encode_chunk(
     ranks:dict[bytes, int],   # mergeable ranks
 )->list[int]:                 # token ids
     "Glue the pair of lowest rank, the leftmost of equals, until no pair is in the vocabulary"
-    parts = [bytes([b]) for b in chunk]
+    parts, never = [bytes([b]) for b in chunk], len(ranks)
     while len(parts) > 1:
-        r, i = min((ranks.get(a+b, len(ranks)), i) for i,(a,b) in enumerate(zip(parts, parts[1:])))
-        if r == len(ranks): break
+        pairs = enumerate(zip(parts, parts[1:]))
+        rank, i = min((ranks.get(left+right, never), i) for i, (left, right) in pairs)
+        if rank == never:
+            break
         parts[i:i+2] = [parts[i]+parts[i+1]]
-    return [ranks[p] for p in parts]
+    return [ranks[part] for part in parts]
 
 # %% ../nbs/01_bpe.ipynb #9769a4b5
 def encode(
@@ -188,6 +212,8 @@ def decode(
     ranks:dict[bytes, int],   # mergeable ranks
 )->str:                       # their text; bytes that are no valid UTF-8 become �
     "The text of token ids"
-    tokens = {i:t for t,i in ranks.items()}
-    try: return b"".join([tokens[i] for i in ids]).decode("utf-8", errors="replace")
-    except KeyError as e: raise ValueError(f"unknown token id {e}: the vocabulary has {len(ranks)} tokens") from None
+    tokens = {i: token for token, i in ranks.items()}
+    try:
+        return b"".join([tokens[i] for i in ids]).decode("utf-8", errors="replace")
+    except KeyError as e:
+        raise ValueError(f"unknown token id {e}: the vocabulary has {len(ranks)} tokens") from None
