@@ -844,7 +844,7 @@ def evaluate_tasks(
 )->tuple[dict,list]:                   # {metric: {score, n, lo, hi, too_long}}, a few sample answers
     "Scores of World's tasks, each with its interval; `mean` too where all are there"
     n, scores, samples = plan.eval_n if n is None else n, {}, []
-    tasks = world_tasks(replace(plan, vocab_size=tok.vocab_size))      # the ids that there are, not those asked for
+    tasks = world_tasks(replace(plan, vocab_size=tok.vocab_size))    # the ids that there are, not those planned
     engine = Engine(model, max_rows=max(1, min(n, 128)), max_len=min(2*plan.seq_len, 512))
     for name in names:
         if name == "core":

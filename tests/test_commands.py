@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, door, environment
 
+from nanochat.runs import write_plan
+from nanochat.scaling import SMOKE
+
 PAGES = [
     ROOT / "README.md",
     *sorted((ROOT / "nbs").glob("*.ipynb")),
@@ -72,8 +75,7 @@ def stage(tmp_path_factory):
     (root / "texts").mkdir()
     (root / "texts" / "a.txt").write_text("The sea is calm.\n\n" * 400)
     run = root / "base" / "runs" / "moon"
-    run.mkdir(parents=True)
-    (run / "settings.json").write_text(json.dumps(dict(tier="smoke", corpus="world", seed=0, depth=2)))
+    write_plan(run, SMOKE)
     (root / "bin").mkdir()
     for name, test in (
         ("python", '[ "$1" = -m ] || [ "${1%.py}" != "$1" ]'),
@@ -120,10 +122,7 @@ def doors(words, root):
     trains = not args or args[0].startswith("-")
     asked = root / "asked"
     asked.write_text("")
-    (root / "base" / "runs" / "moon").mkdir(parents=True, exist_ok=True)
-    (root / "base" / "runs" / "moon" / "settings.json").write_text(
-        json.dumps(dict(tier="smoke", corpus="world", seed=0, depth=2))
-    )
+    write_plan(root / "base" / "runs" / "moon", SMOKE)
     done = door(
         *(["plan"] if trains else []),
         *args,
@@ -140,7 +139,7 @@ def doors(words, root):
 DRIVER = """
 import argparse, contextlib, io, json, runpy, sys, warnings
 warnings.simplefilter("ignore")
-from nanochat.scaling import PLANNED, plan, scale_plan
+from nanochat.scaling import PLANNED, make_plan, scale_plan
 class Parsed(BaseException): pass
 parse = argparse.ArgumentParser.parse_args
 def only(self, args=None, namespace=None): raise Parsed(parse(self, args, namespace))
@@ -159,7 +158,7 @@ def check(kind, target, args, world):
     if target not in ("nanochat.scaling", "nanochat.pretrain") and not plans: return None
     for name in ("run", "dry_run", "device", "pdb", "xtra"): given.pop(name, None)
     if given.get("tier") in PLANNED: scale_plan(**PLANNED[given["tier"]])
-    else: plan(world=world, **given)
+    else: make_plan(world=world, **given)
 def safely(*job):
     try: return check(*job)
     except Exception as e: return f"{type(e).__name__}: {e}"

@@ -2,13 +2,15 @@
 
 import itertools, json, re, socket, subprocess, sys
 from collections import Counter
+from dataclasses import replace
 from random import Random
 import pytest, torch
 from conftest import ROOT, environment, run_module
 from nanochat.evaluate import load_stage, score
 from nanochat.gpt import GPT, save_model
-from nanochat.runs import atomic_write
-from nanochat.scaling import config_for, plan
+from nanochat.runs import read_plan, write_plan
+from nanochat.runtime import Run
+from nanochat.scaling import make_plan, model_config
 from nanochat.tasks import (
     LETTERS,
     SCORED,
@@ -481,7 +483,7 @@ def world():
 
 @pytest.fixture(scope="module")
 def tasks():
-    return world_tasks(plan("laptop"))
+    return world_tasks(make_plan("laptop"))
 
 
 @pytest.fixture(scope="module")
@@ -562,12 +564,12 @@ def test_right_for_one_kind_is_wrong_for_the_others(who):
 
 def test_what_is_taught_is_right_and_all_that_is_wanted_is_taught(tasks, world):
     for s in (
-        plan("laptop"),
-        plan("smoke"),
-        dict(plan("laptop"), corpus="fineweb"),
-        dict(plan("laptop"), corpus="/books"),
-        dict(plan("laptop"), vocab_size=280),
-        plan("laptop", depth=20),
+        make_plan("laptop"),
+        make_plan("smoke"),
+        replace(make_plan("laptop"), corpus="fineweb"),
+        replace(make_plan("laptop"), corpus="/books"),
+        replace(make_plan("laptop"), vocab_size=280),
+        make_plan("laptop", depth=20),
     ):
         who = Identity(world, identity_facts(s))
         for kind, table in who.answers.items():
@@ -581,7 +583,7 @@ def test_what_is_taught_is_right_and_all_that_is_wanted_is_taught(tasks, world):
 
 def test_what_was_not_read_is_known_of_world_only(world):
     here, elsewhere = (
-        Identity(world, identity_facts(dict(plan("laptop"), corpus=c))) for c in ("world", "/books")
+        Identity(world, identity_facts(replace(make_plan("laptop"), corpus=c))) for c in ("world", "/books")
     )
     for text in (
         "I was trained on text about a small invented world, not on books.",
@@ -934,21 +936,17 @@ def tok(world):
 
 
 def small_model(tok, **over):
-    s = dict(plan("smoke"), vocab_size=tok.vocab_size, eval_n=6, **over)
+    plan = replace(make_plan("smoke"), vocab_size=tok.vocab_size, eval_n=6, **over)
     torch.manual_seed(0)
-    model = GPT(
-        config_for(
-            s["depth"], tok.vocab_size, s["seq_len"], n_embd=s["n_embd"], n_head=s["n_head"], **s["switches"]
-        )
-    ).eval()
+    model = GPT(model_config(plan)).eval()
     torch.nn.init.normal_(model.lm_head.weight, std=0.05)
-    return model, s
+    return model, plan
 
 
 def test_long_questions_are_wrong_and_counted(world):
     bytes_only = Tokenizer.train(["a b"], 265)
-    model, s = small_model(bytes_only, seq_len=32)
-    scores, samples = evaluate_tasks(model, bytes_only, s)
+    model, plan = small_model(bytes_only, seq_len=32)
+    scores, samples = evaluate_tasks(model, bytes_only, plan)
     assert set(scores) == {"core", *SCORED, "mean"}
     for name in ("core", *SCORED):
         assert (
@@ -961,8 +959,8 @@ def test_long_questions_are_wrong_and_counted(world):
 
 
 def test_an_exam_without_questions_ends(tok):
-    model, s = small_model(tok)
-    scores, samples = evaluate_tasks(model, tok, s, n=0)
+    model, plan = small_model(tok)
+    scores, samples = evaluate_tasks(model, tok, plan, n=0)
     assert not samples and all(v["n"] == v["too_long"] == 0 for v in scores.values()) and "mean" not in scores
 
 
@@ -971,24 +969,25 @@ def examined(tmp_path_factory):
     "A run with a fine-tuned model that was never trained; 512 ids were asked for, and fewer came"
     base = tmp_path_factory.mktemp("exam")
     tok = Tokenizer.train(["abcdefgh abcdefgh"], 512)
-    model, s = small_model(tok, seq_len=48)
+    model, plan = small_model(tok, seq_len=48)
     rdir = base / "runs" / "one"
     tok.save(rdir / "tokenizer")
     save_model(model, rdir / "sft" / "step_40", stage="sft", step=40)
-    atomic_write(rdir / "settings.json", json.dumps(dict(s, vocab_size=512)))
+    write_plan(rdir, replace(plan, vocab_size=512))
     return base, model, tok
 
 
 def test_facts_are_those_of_the_model_that_was_made(examined):
     base, model, tok = examined
     assert tok.vocab_size < 512
-    _, _, s = load_stage(base / "runs" / "one", "sft")
-    facts = identity_facts(s)
-    assert s["vocab_size"] == tok.vocab_size and facts["parameters"] == sum(
+    run = Run(base / "runs" / "one", read_plan(base / "runs" / "one"), torch.device("cpu"))
+    _, _, plan = load_stage(run, "sft")
+    facts = identity_facts(plan)
+    assert plan.vocab_size == tok.vocab_size and facts["parameters"] == sum(
         p.numel() for p in model.parameters()
     )
     assert facts["size"] == f"{facts['parameters'] / 1000:.0f} thousand"
-    taught = [world_tasks(s)["identity"].train(Random(i))[1]["content"] for i in range(60)]
+    taught = [world_tasks(plan)["identity"].train(Random(i))[1]["content"] for i in range(60)]
     assert any(facts["size"] in t for t in taught) and not any("million" in t for t in taught)
 
 

@@ -13,7 +13,8 @@ def test_lab_door_opens_jupyterlab(tmp_path):
 def lab(tmp_path):
     "Address of a JupyterLab with a copy of chapter 01: what is run there changes no file of the checkout"
     (tmp_path / "nbs").mkdir()
-    shutil.copy(ROOT / "nbs" / "01_bpe.ipynb", tmp_path / "nbs")
+    for name in ("01_bpe.ipynb", "course.mplstyle"):
+        shutil.copy(ROOT / "nbs" / name, tmp_path / "nbs")
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]

@@ -2,7 +2,7 @@
 
 import functools, itertools, random, re, time
 from dataclasses import dataclass
-from nanochat.scaling import plan
+from nanochat.scaling import make_plan
 from nanochat.sft import mixture
 from nanochat.tasks import identity_questions, identity_tables, world_tasks
 from nanochat.corpus import documents
@@ -55,15 +55,15 @@ def take(stream, n_bytes):
 
 @pytest.fixture(scope="module", params=SEEDS, ids="world {}".format)
 def read(request):
-    s = plan("laptop", seed=request.param)
-    tasks = world_tasks(s)
+    plan = make_plan("laptop", seed=request.param)
+    tasks = world_tasks(plan)
     w = tasks["mc_easy"].world
-    talks = [t for stage in ("mid", "sft") for t in itertools.islice(mixture(None, s, stage)(), 7000)]
+    talks = [t for stage in ("mid", "sft") for t in itertools.islice(mixture(None, plan, stage)(), 7000)]
     practice = [tasks["word_problems"].train_item(random.Random(i)) for i in range(800)]
     return Reading(
         w,
         tasks,
-        take(w.documents(), 3_000_000) + take(documents("world", "train", s["seed"]), 1_000_000),
+        take(w.documents(), 3_000_000) + take(documents("world", "train", plan.seed), 1_000_000),
         talks,
         practice,
     )

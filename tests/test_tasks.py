@@ -3,7 +3,7 @@
 import gzip, json, random, subprocess, sys
 from conftest import ROOT, environment
 from nanochat.tasks import Code, identity_questions, world_tasks
-from nanochat.scaling import plan
+from nanochat.scaling import make_plan
 
 
 def test_humaneval_solutions_are_right_and_stubs_are_not(shared):
@@ -23,10 +23,10 @@ def test_humaneval_solutions_are_right_and_stubs_are_not(shared):
 
 def test_a_mixture_is_the_same_in_every_process():
     code = """import hashlib, itertools
-from nanochat.scaling import plan
+from nanochat.scaling import make_plan
 from nanochat.sft import mixture
 for stage in ("mid", "sft"):
-    items = list(itertools.islice(mixture(None, plan("laptop", seed=3), stage)(40), 400))
+    items = list(itertools.islice(mixture(None, make_plan("laptop", seed=3), stage)(40), 400))
     print(hashlib.sha256(repr(items).encode()).hexdigest())
 """
     said = {
@@ -45,7 +45,7 @@ for stage in ("mid", "sft"):
 
 def test_what_is_taught_would_be_scored_as_right():
     "The answers of training conversations, judged as answers to their own items"
-    tasks = world_tasks(plan("laptop", seed=1))
+    tasks = world_tasks(make_plan("laptop", seed=1))
     w, rng = tasks["mc_hard"].world, random.Random(0)
 
     def text(c):
