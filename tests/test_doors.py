@@ -1,54 +1,100 @@
 "The doors of speedrun.sh: what each answers, what it refuses, and when it sets up again"
-import fcntl, json, os, shutil, subprocess, sys
+
+import fcntl, os, shutil, subprocess, sys
 from dataclasses import replace
-from pathlib import Path
 import pytest
 from conftest import ROOT, door, environment, one_line
 from nanochat.runs import write_plan
 from nanochat.scaling import SMOKE
 
+
 def run_folder(base, name, when=None, **settings):
     "A folder that looks like a run"
-    d = base/"runs"/name; (d/"results").mkdir(parents=True)
+    d = base / "runs" / name
+    (d / "results").mkdir(parents=True)
     write_plan(d, replace(SMOKE, **settings))
-    if when: os.utime(d, (when, when))
+    if when:
+        os.utime(d, (when, when))
     return d
 
+
 # --- what a door says ---
+
 
 def test_help_names_every_door():
     for flag in ("help", "--help", "-h"):
         done = door(flag)
         assert done.returncode == 0
-        for word in ("setup", "test", "lab", "chat", "serve", "report", "grade", "plan", "runs", "clean", "--tier", "--corpus", "--depth", "--run", "--seed"): assert word in done.stdout, word
+        for word in (
+            "setup",
+            "test",
+            "lab",
+            "chat",
+            "serve",
+            "report",
+            "grade",
+            "plan",
+            "runs",
+            "clean",
+            "--tier",
+            "--corpus",
+            "--depth",
+            "--run",
+            "--seed",
+        ):
+            assert word in done.stdout, word
 
-@pytest.mark.parametrize("args, word", [
-    (("dance",), "dance"), (("walk",), "walk"), (("check",), "check"), (("stamp",), "stamp"), (("free", "/tmp"), "free"), (("done", "a", "base"), "done"), (("--speed", "9"), "--speed"), (("chat", "--port", "1"), "--port"), (("--tier",), "--tier"), (("--seed", "x"), "--seed"),
-    (("clean",), "clean"), (("runs", "all"), "all"), (("--seed=",), "--seed"), (("plan", "--depht", "4"), "--depht")])
+
+@pytest.mark.parametrize(
+    "args, word",
+    [
+        (("dance",), "dance"),
+        (("walk",), "walk"),
+        (("check",), "check"),
+        (("stamp",), "stamp"),
+        (("free", "/tmp"), "free"),
+        (("done", "a", "base"), "done"),
+        (("--speed", "9"), "--speed"),
+        (("chat", "--port", "1"), "--port"),
+        (("--tier",), "--tier"),
+        (("--seed", "x"), "--seed"),
+        (("clean",), "clean"),
+        (("runs", "all"), "all"),
+        (("--seed=",), "--seed"),
+        (("plan", "--depht", "4"), "--depht"),
+    ],
+)
 def test_misuse_is_one_line_and_status_2(base, args, word):
     done = door(*args)
     one_line(done, word, status=2)
     assert len(done.stderr.splitlines()) == 1 and done.stdout == ""
     assert not base.exists(), "nothing may be written"
 
+
 def test_doors_answer_without_a_run(base):
-    for args in (("chat",), ("serve",), ("report",)): one_line(door(*args), "no run yet", status=1)
+    for args in (("chat",), ("serve",), ("report",)):
+        one_line(door(*args), "no run yet", status=1)
     done = door("runs")
     assert done.returncode == 0 and "no run yet" in done.stdout
+
 
 def test_plan_prints_and_writes_nothing(base):
     done = door("plan", "--tier", "smoke", "--seed", "3")
     assert done.returncode == 0 and "2 layers" in done.stdout, done.stdout + done.stderr
     assert not base.exists()
 
-@pytest.mark.parametrize("args", [("--tier", "gpu"), ("--tier", "full"), ("--tier", "full", "--corpus", "fineweb-edu")])
+
+@pytest.mark.parametrize(
+    "args", [("--tier", "gpu"), ("--tier", "full"), ("--tier", "full", "--corpus", "fineweb-edu")]
+)
 def test_what_is_not_built_prints_its_plan_and_exits_2(base, args):
     done = door(*args)
     assert done.returncode == 2, (done.returncode, done.stderr)
-    assert "Traceback" not in done.stderr and args[1] in done.stdout+done.stderr
+    assert "Traceback" not in done.stderr and args[1] in done.stdout + done.stderr
     assert "token" in done.stdout, "the plan is printed"
     assert "not built" in done.stderr or "missing" in done.stderr, done.stderr
     assert not list(base.glob("runs/*")), "a job that can't run leaves no run behind"
+
 
 def test_what_runs_knows_by_heart_is_what_others_say():
     "The steps of the road, the corpora of the hub and the depth of each tier stand where torch is not needed"
@@ -56,139 +102,216 @@ def test_what_runs_knows_by_heart_is_what_others_say():
     from nanochat.corpus import HUB
     from nanochat.runs import HUB_NAMES, ROAD, TIER_DEPTH
     from nanochat.scaling import PLANNED, TIERS
-    road = re.search(r"^road\(\) \{\n(.*?)^\}", (ROOT/"speedrun.sh").read_text(), re.M | re.S)[1]
+
+    road = re.search(r"^road\(\) \{\n(.*?)^\}", (ROOT / "speedrun.sh").read_text(), re.M | re.S)[1]
     assert tuple(re.findall(r"^  step (\w+)", road, re.M)) == ROAD
     assert set(HUB_NAMES) == set(HUB)
-    assert {tier: t.depth for tier, t in TIERS.items()} == {t: d for t, d in TIER_DEPTH.items() if t in TIERS} and set(TIER_DEPTH) == {*TIERS, *PLANNED}
+    assert {tier: t.depth for tier, t in TIERS.items()} == {
+        t: d for t, d in TIER_DEPTH.items() if t in TIERS
+    } and set(TIER_DEPTH) == {*TIERS, *PLANNED}
+
 
 def test_default_name_is_that_of_the_library(base, tmp_path):
     from nanochat.scaling import make_plan, run_name
-    texts = tmp_path/"texts"
+
+    texts = tmp_path / "texts"
     texts.mkdir()
-    (texts/"a.txt").write_text("The old miller walked to the market.\n"*500)
-    for tier, corpus, depth, seed in (("smoke", "world", None, 0), ("laptop", "world", None, 2), ("smoke", "world", 3, 1), ("smoke", str(texts), None, 0)):
+    (texts / "a.txt").write_text("The old miller walked to the market.\n" * 500)
+    for tier, corpus, depth, seed in (
+        ("smoke", "world", None, 0),
+        ("laptop", "world", None, 2),
+        ("smoke", "world", 3, 1),
+        ("smoke", str(texts), None, 0),
+    ):
         plan = make_plan(tier=tier, corpus=corpus, depth=depth, seed=seed)
         want = run_name(tier, corpus, plan.depth, seed)
-        run_folder(base, want)                                 # a run of that name with another vocabulary: the refusal shows the name
-        args = ["--tier", tier, "--corpus", corpus, "--seed", seed, "--vocab_size", "777"] + (["--depth", depth] if depth else [])
+        run_folder(base, want)  # a run of that name with another vocabulary: the refusal shows the name
+        args = ["--tier", tier, "--corpus", corpus, "--seed", seed, "--vocab_size", "777"] + (
+            ["--depth", depth] if depth else []
+        )
         one_line(door(*args), repr(want), status=1)
 
+
 # --- talking ---
+
 
 def test_piped_chat_answers_on_stdout_only(smoke):
     done = door("chat", base=smoke.base, stdin="Who are you?\nWhat is 17 * 23?\n", timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() and len(done.stdout.splitlines()) >= 2
-    for word in ("set-up", "run smoke", "Ctrl-D", "warning"): assert word not in done.stdout     # (a model may well say "parameters")
-    stage = door("chat", "--run", smoke.name, "--stage", "sft", base=smoke.base, stdin="Who are you?\n", timeout=120)
+    for word in ("set-up", "run smoke", "Ctrl-D", "warning"):
+        assert word not in done.stdout  # (a model may well say "parameters")
+    stage = door(
+        "chat", "--run", smoke.name, "--stage", "sft", base=smoke.base, stdin="Who are you?\n", timeout=120
+    )
     assert stage.returncode == 0 and stage.stdout.strip()
     one_line(door("chat", "--stage", "dream", base=smoke.base, timeout=120), "dream")
 
+
 def test_report_door_makes_it_again(smoke, tmp_path):
-    run = smoke.copy(tmp_path); before = (run.dir/"report.md").read_text(); (run.dir/"report.md").unlink()
+    run = smoke.copy(tmp_path)
+    before = (run.dir / "report.md").read_text()
+    (run.dir / "report.md").unlink()
     assert door("report", base=run.base).returncode == 0
-    assert (run.dir/"report.md").read_text() == before
+    assert (run.dir / "report.md").read_text() == before
+
 
 # --- runs, clean, the newest ---
 
+
 def test_runs_lists_the_newest_first(base):
-    run_folder(base, "older", when=1_000_000); new = run_folder(base, "newer", when=2_000_000)
-    (new/"log.jsonl").write_text('{"stage": "base", "step": 7, "loss": 1.0}\n')
+    run_folder(base, "older", when=1_000_000)
+    new = run_folder(base, "newer", when=2_000_000)
+    (new / "log.jsonl").write_text('{"stage": "base", "step": 7, "loss": 1.0}\n')
     lines = door("runs").stdout.splitlines()
-    assert [l.split()[0] for l in lines] == ["newer", "older"] and "base 7/60" in lines[0] and "MB" in lines[0]
+    assert (
+        [l.split()[0] for l in lines] == ["newer", "older"] and "base 7/60" in lines[0] and "MB" in lines[0]
+    )
     from nanochat.runs import list_runs
+
     assert list_runs() == ["newer", "older"], "the library and the script agree"
 
+
 def test_folders_are_relative_to_the_caller(tmp_path):
-    run_folder(tmp_path/"kept", "mine")
+    run_folder(tmp_path / "kept", "mine")
     assert door("runs", cwd=tmp_path, NANOCHAT_BASE_DIR="kept").stdout.startswith("mine ")
-    (tmp_path/"texts with blanks").mkdir()
-    one_line(door("--tier", "smoke", "--corpus", "texts with blanks", cwd=tmp_path, base=tmp_path/"base"), "texts with blanks", ".txt", status=1)
+    (tmp_path / "texts with blanks").mkdir()
+    one_line(
+        door("--tier", "smoke", "--corpus", "texts with blanks", cwd=tmp_path, base=tmp_path / "base"),
+        "texts with blanks",
+        ".txt",
+        status=1,
+    )
+
 
 def test_clean_removes_one_run(base):
-    run_folder(base, "a"); run_folder(base, "ab")
+    run_folder(base, "a")
+    run_folder(base, "ab")
     assert door("clean", "a").returncode == 0
-    assert [p.name for p in (base/"runs").iterdir()] == ["ab"]
+    assert [p.name for p in (base / "runs").iterdir()] == ["ab"]
+
 
 @pytest.mark.parametrize("name", ["../ab", "..", ".", "a/b", "", "*", "-rf", "nosuch"])
 def test_clean_refuses_what_is_no_run(base, name):
-    run_folder(base, "ab"); (base/"keep").write_text("x")
+    run_folder(base, "ab")
+    (base / "keep").write_text("x")
     done = door("clean", name)
     assert done.returncode in (1, 2) and len(done.stderr.splitlines()) == 1, done.stderr
-    assert (base/"keep").exists() and (base/"runs"/"ab"/"settings.json").exists()
+    assert (base / "keep").exists() and (base / "runs" / "ab" / "settings.json").exists()
+
 
 def test_clean_and_start_refuse_a_run_in_use(base):
     d = run_folder(base, "busy")
-    with open(d/".lock", "w") as f:
-        fcntl.flock(f, fcntl.LOCK_EX); f.write("4711"); f.flush()
+    with open(d / ".lock", "w") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        f.write("4711")
+        f.flush()
         one_line(door("clean", "busy"), "busy", "4711")
         one_line(door("--run", "busy"), "busy", "4711")
         assert "in use by process 4711" in door("runs").stdout
-    assert (d/"settings.json").exists()
+    assert (d / "settings.json").exists()
     assert door("clean", "busy").returncode == 0 and not d.exists()
+
 
 # --- set-up: with a stand-in for Python that writes down what is asked of pip ---
 
-FAKE = '''#!/bin/sh
+FAKE = """#!/bin/sh
 case "$*" in
   "-m venv "*) for last; do :; done; mkdir -p "$last/bin"; cp "$0" "$last/bin/python" ;;
   "-m pip "*) echo "$*" >> "$PIP_LOG"; [ -z "$PIP_FAILS" ] ;;
   *) exec "{python}" "$@" ;;
 esac
-'''
+"""
+
 
 @pytest.fixture
 def clone(tmp_path):
     "A checkout without an environment, and a door into it that sets up with the stand-in"
-    root = tmp_path/"clone"; root.mkdir()
-    for f in ("speedrun.sh", "settings.ini", "setup.py"): shutil.copy(ROOT/f, root)
-    shutil.copytree(ROOT/"rustbpe", root/"rustbpe", ignore=shutil.ignore_patterns("target"))
-    (root/"nanochat").mkdir()
-    for f in ("__init__.py", "runs.py"): shutil.copy(ROOT/"nanochat"/f, root/"nanochat")
-    fake = tmp_path/"python"; fake.write_text(FAKE.replace("{python}", sys.executable)); fake.chmod(0o755)
-    log = tmp_path/"pip.log"; log.touch()
+    root = tmp_path / "clone"
+    root.mkdir()
+    for f in ("speedrun.sh", "settings.ini", "setup.py"):
+        shutil.copy(ROOT / f, root)
+    shutil.copytree(ROOT / "rustbpe", root / "rustbpe", ignore=shutil.ignore_patterns("target"))
+    (root / "nanochat").mkdir()
+    for f in ("__init__.py", "runs.py"):
+        shutil.copy(ROOT / "nanochat" / f, root / "nanochat")
+    fake = tmp_path / "python"
+    fake.write_text(FAKE.replace("{python}", sys.executable))
+    fake.chmod(0o755)
+    log = tmp_path / "pip.log"
+    log.touch()
+
     def go(*args, **env):
-        done = subprocess.run(["bash", str(root/"speedrun.sh"), *args], cwd=tmp_path, capture_output=True, text=True, timeout=60,
-                              env={**environment(tmp_path/"base"), "PYTHONPATH": "", "NANOCHAT_SKIP_SETUP": "", "PYTHON": str(fake), "PIP_LOG": str(log), "PIP_FAILS": "", **env})
+        done = subprocess.run(
+            ["bash", str(root / "speedrun.sh"), *args],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={
+                **environment(tmp_path / "base"),
+                "PYTHONPATH": "",
+                "NANOCHAT_SKIP_SETUP": "",
+                "PYTHON": str(fake),
+                "PIP_LOG": str(log),
+                "PIP_FAILS": "",
+                **env,
+            },
+        )
         done.pips = len(log.read_text().splitlines())
         return done
+
     go.root, go.log = root, log
     return go
+
 
 def test_set_up_once_and_again_only_for_a_reason(clone):
     done = clone("setup")
     assert done.returncode == 0 and done.pips == 1, done.stderr
     assert "install -e .[dev]" in clone.log.read_text()
-    assert (clone.root/".venv/.nanochat-stamp").exists() and "Python 3." in done.stderr
+    assert (clone.root / ".venv/.nanochat-stamp").exists() and "Python 3." in done.stderr
     assert "tokenizer trainer" in done.stderr
     assert clone("chat").pips == 1, "the stamp matches: no second set-up"
-    (clone.root/"rustbpe/target").mkdir(); (clone.root/"rustbpe/target/x").write_text("built")
+    (clone.root / "rustbpe/target").mkdir()
+    (clone.root / "rustbpe/target/x").write_text("built")
     assert clone("chat").pips == 1, "what cargo builds is no reason"
     for n, file in enumerate(("settings.ini", "setup.py", "rustbpe/Cargo.toml"), 2):
-        with open(clone.root/file, "a") as f: f.write("\n# changed\n")
+        with open(clone.root / file, "a") as f:
+            f.write("\n# changed\n")
         assert clone("chat").pips == n, f"{file} changed: set up again"
+
 
 def test_set_up_that_failed_leaves_no_stamp(clone):
     done = clone("setup", PIP_FAILS="yes")
-    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("error: pip could not install"), done.stderr
-    assert not (clone.root/".venv/.nanochat-stamp").exists()
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("error: pip could not install"), (
+        done.stderr
+    )
+    assert not (clone.root / ".venv/.nanochat-stamp").exists()
     assert clone("setup").pips == 2, "the next start tries again"
+
 
 def test_set_up_prints_nothing_on_stdout(clone):
     done = clone("chat")
     assert done.pips == 1 and done.stdout == "", "stdout belongs to the talk"
 
+
 def test_broken_environment_is_made_again(clone):
-    clone("setup"); (clone.root/".venv/bin/python").unlink()
+    clone("setup")
+    (clone.root / ".venv/bin/python").unlink()
     assert clone("setup").pips == 2
 
+
 def test_python_that_is_too_old_is_refused(clone, tmp_path):
-    old = tmp_path/"old"; old.write_text('#!/bin/sh\ncase "$*" in --version) echo "Python 3.9.1";; *) exit 1;; esac\n'); old.chmod(0o755)
+    old = tmp_path / "old"
+    old.write_text('#!/bin/sh\ncase "$*" in --version) echo "Python 3.9.1";; *) exit 1;; esac\n')
+    old.chmod(0o755)
     one_line(clone("setup", PYTHON=str(old)), "3.9.1", "3.11", status=1)
     one_line(clone("setup", PYTHON="/no/such/python"), "/no/such/python", status=1)
+
 
 def test_works_from_any_folder_and_in_plain_shells(base, tmp_path):
     done = door("plan", "--tier", "smoke", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    text = (ROOT/"speedrun.sh").read_text()
-    for word in ("declare -A", "mapfile", "readarray", ",,}", "^^}", "&>>", "${!"): assert word not in text, f"{word}: macOS's bash 3.2 has not got it"
+    text = (ROOT / "speedrun.sh").read_text()
+    for word in ("declare -A", "mapfile", "readarray", ",,}", "^^}", "&>>", "${!"):
+        assert word not in text, f"{word}: macOS's bash 3.2 has not got it"

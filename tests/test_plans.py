@@ -1,4 +1,4 @@
-"A plan is what it says: read as written, refused where it is not one, and carried as an object and not as a dict"
+"A plan is what it says: read as written, refused where it is none, and carried as an object"
 
 import ast
 import json
@@ -32,7 +32,7 @@ def older_settings():
 
 
 def test_settings_of_older_runs_are_read(base):
-    write_sealed(run_dir("old")/"settings.json", older_settings())
+    write_sealed(run_dir("old") / "settings.json", older_settings())
     assert read_plan(run_dir("old")) == SMOKE
     assert open_run("old", tier="smoke", seed=0).plan == SMOKE
 
@@ -41,7 +41,7 @@ def test_settings_of_an_older_run_that_had_not_begun_are_refused_in_one_line(bas
     "They said how often a folder may be read, and left the number of steps for later"
     said = older_settings()
     said["base"]["epochs"] = 4
-    write_sealed(run_dir("old")/"settings.json", said)
+    write_sealed(run_dir("old") / "settings.json", said)
     with pytest.raises(Damaged, match="base.epochs is unknown") as e:
         read_plan(run_dir("old"))
     assert "\n" not in str(e.value) and "clean old" in str(e.value)
@@ -73,7 +73,7 @@ def test_every_key_is_checked(path):
     "Misspelt: named, with the key that is known. Of another kind: named with what it is"
 
     def misspell(part, name):
-        part[name+"x"] = part.pop(name)
+        part[name + "x"] = part.pop(name)
 
     with pytest.raises(ValueError, match=rf"{path[-1]}x is unknown, \S*{path[-1]} is known"):
         from_json(Plan, changed(PLAN, path, misspell))
@@ -109,18 +109,18 @@ def test_tokens_of_a_folder_are_estimated_well(tmp_path, base):
 
     stream = Corpus("world").documents(start=6000)
     texts = [next(stream) for _ in range(6000)]
-    (tmp_path/"book.txt").write_text("\n\n".join(texts))
+    (tmp_path / "book.txt").write_text("\n\n".join(texts))
     corpus = Corpus(str(tmp_path))
     learned = list(corpus.documents(epochs=1))
     for vocab_size in (300, 1024):
         tok = Tokenizer.train(learned, vocab_size)
-        exact = sum(len(tok.encode(text))+1 for text in learned)
+        exact = sum(len(tok.encode(text)) + 1 for text in learned)
         assert count_tokens(corpus, vocab_size) == pytest.approx(exact, rel=0.05), vocab_size
 
 
 def test_no_function_takes_a_settings_dict():
     "What was carried as a dict with string keys is a `Plan`, a `Stage`, a `Corpus` or a `Run`"
-    for path in sorted((ROOT/"nanochat").glob("*.py")):
+    for path in sorted((ROOT / "nanochat").glob("*.py")):
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef) and node.name != "open_run":
@@ -130,13 +130,19 @@ def test_no_function_takes_a_settings_dict():
                     named = arg.arg in ("s", "settings", "cfg", "config", "plan")
                     assert not (named and is_dict or vague), f"{path.name}: {node.name}({arg.arg})"
             keys = ("base", "mid", "sft", "rl", "corpus", "seed", "depth", "seq_len", "vocab_size", "eval_n")
-            if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant) and node.slice.value in keys:
+            if (
+                isinstance(node, ast.Subscript)
+                and isinstance(node.slice, ast.Constant)
+                and node.slice.value in keys
+            ):
                 carrier = ast.unparse(node.value)
-                assert carrier not in ("s", "cfg", "plan", "self.s"), f"{path.name}:{node.lineno}: {ast.unparse(node)}"
+                assert carrier not in ("s", "cfg", "plan", "self.s"), (
+                    f"{path.name}:{node.lineno}: {ast.unparse(node)}"
+                )
 
 
 def test_who_says_how_many_steps_gets_them(tmp_path):
-    (tmp_path/"a.txt").write_text("The old miller walked to the market.\n\n"*3000)
+    (tmp_path / "a.txt").write_text("The old miller walked to the market.\n\n" * 3000)
     short = make_plan("laptop", corpus=str(tmp_path))
     asked = make_plan("laptop", corpus=str(tmp_path), num_iterations=5000)
     assert short.base.steps < short.base.planned_steps == LAPTOP.base.steps

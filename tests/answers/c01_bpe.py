@@ -227,7 +227,7 @@ def one_merge(chunk, ranks):
 def generator(chunk, ranks): return sum(glue(chunk, ranks))
 
 @answers.wrong("hasty")
-def floats(chunk, ranks): return [r/1 for r in glue(chunk, ranks)]
+def float_ids(chunk, ranks): return [r/1 for r in glue(chunk, ranks)]
 
 
 # ---- 3. only what changes ----

@@ -194,7 +194,8 @@ def from_one(rank, world, lanes, start, n):
     return [(start+rank+j*world, (start+rank+j*world) % lanes) for j in range(1, n+1)]
 
 @answers.wrong("owner")
-def one_row_at_least(rank, world, lanes, start, n): return by_asking_all_rows(rank, world, lanes, start, max(n, 1))
+def one_row_at_least(rank, world, lanes, start, n):
+    return by_asking_all_rows(rank, world, lanes, start, max(n, 1))
 
 @answers.wrong("owner")
 def one_too_few(rank, world, lanes, start, n): return by_asking_all_rows(rank, world, lanes, start, n)[:-1]
@@ -477,7 +478,7 @@ def next_is_the_row(docs, size, depth, state=None):
     yield from streaming(docs, size, depth, state, packed=packed)
 
 @answers.wrong("forgets")
-def one_too_few(docs, size, depth, state=None):
+def counts_one_too_few(docs, size, depth, state=None):
     def packed(lane, taken): return dict(next=taken-1, rows=lane.rows, buffer=lane.buffer)
     yield from streaming(docs, size, depth, state, packed=packed)
 

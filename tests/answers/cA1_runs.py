@@ -1,7 +1,5 @@
 "Answers to the exercises of appendix A1"
-import math
 import os
-import re
 import shutil
 import tempfile
 import uuid

@@ -1,11 +1,6 @@
 "Answers to the exercises of appendix A3"
 import math
-import os
 import re
-import shutil
-import tempfile
-import uuid
-from pathlib import Path
 
 from answers import Answers
 
