@@ -102,6 +102,7 @@ def filled(command, root):
         "S": "base",
         "{run}": "moon",
         "{rdir.name}": "moon",
+        "{run.folder.name}": "moon",
         "{name}": "tinystories",
         "DOOR": "runs",
         "door": "moon",
