@@ -32,8 +32,11 @@ def apply_rope(
 )->Tensor:           # x_BTHD, each pair (d, d+F) turned by its position
     "Turn position into angle, so that q @ k depends only on distance"
     cos_T1D = torch.cat((cos_TF, cos_TF), -1)[..., None, :]
-    sin_T1D = torch.cat((sin_TF, -sin_TF), -1)[..., None, :]                     # NanoChat's direction, so that exported weights agree
-    return torch.addcmul(x_BTHD*cos_T1D, x_BTHD.roll(x_BTHD.size(-1)//2, -1), sin_T1D)   # (a cos + b sin, b cos - a sin): three passes over memory
+    # NanoChat's direction, so that weights export
+    sin_T1D = torch.cat((sin_TF, -sin_TF), -1)[..., None, :]
+    other_half = x_BTHD.roll(x_BTHD.size(-1)//2, -1)              # (b, a) where x is (a, b)
+    # (a cos + b sin, b cos - a sin) in three passes over memory
+    return torch.addcmul(x_BTHD*cos_T1D, other_half, sin_T1D)
 
 # %% ../nbs/08_attention.ipynb #016cc890
 class _RMSNorm(torch.autograd.Function):
@@ -41,25 +44,33 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def scale(x):
         acc = torch.promote_types(x.dtype, torch.float32)            # bfloat16 sums in float32
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=acc)     # one pass, where square and mean take two
+        # one pass; mean of squares: two
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=acc)
         return torch.rsqrt(length.square()/x.size(-1) + torch.finfo(acc).eps).to(x.dtype)
+
     @staticmethod
     def forward(ctx, x):
-        r = _RMSNorm.scale(x); y = x*r
-        ctx.save_for_backward(y, r)
+        scale = _RMSNorm.scale(x)
+        y = x*scale
+        ctx.save_for_backward(y, scale)
         return y
+
     @staticmethod
-    def backward(ctx, g):
-        y, r = ctx.saved_tensors
-        return torch.addcmul(g, y, (g*y).sum(-1, keepdim=True), value=-1/y.size(-1)).mul_(r)
+    def backward(ctx, grad_y):
+        y, scale = ctx.saved_tensors
+        along_y = (grad_y*y).sum(-1, keepdim=True)                   # this part would only change the length
+        return torch.addcmul(grad_y, y, along_y, value=-1/y.size(-1)).mul_(scale)
 
 # %% ../nbs/08_attention.ipynb #d6526d57
 def rms_norm(
     x:Tensor,   # any shape; the last dimension is the vector
 )->Tensor:      # the same shape and dtype
     "Scale each vector to root-mean-square 1, without learned gain"
-    if x.device.type != "cpu": return F.rms_norm(x, (x.size(-1),))                   # on GPUs torch has a fused kernel
-    return _RMSNorm.apply(x) if torch.is_grad_enabled() else x*_RMSNorm.scale(x)     # decoding keeps no record for a way back
+    if x.device.type != "cpu":
+        return F.rms_norm(x, (x.size(-1),))         # on GPUs torch has a fused kernel
+    if torch.is_grad_enabled():
+        return _RMSNorm.apply(x)
+    return x*_RMSNorm.scale(x)                      # decoding keeps no record for a way back
 
 # %% ../nbs/08_attention.ipynb #47bd8421
 def visible(
@@ -81,26 +92,41 @@ def attend_masked(
 )->Tensor:            # (B,H,T,D)
     "Attention under an explicit mask: right for any positions, but hidden scores are computed all the same"
     mask = visible(pos_BT, torch.arange(k_BHSD.size(2), device=q_BHTD.device), window)
-    if mask.ndim == 3: mask = mask[:, None]                       # (B,1,T,S): one mask for all heads
-    return F.scaled_dot_product_attention(q_BHTD, k_BHSD, v_BHSD, attn_mask=mask, enable_gqa=q_BHTD.size(1) != k_BHSD.size(1))
+    if mask.ndim == 3:
+        mask = mask[:, None]                                      # (B,1,T,S): one mask for all heads
+    gqa = q_BHTD.size(1) != k_BHSD.size(1)
+    return F.scaled_dot_product_attention(q_BHTD, k_BHSD, v_BHSD, attn_mask=mask, enable_gqa=gqa)
 
 # %% ../nbs/08_attention.ipynb #8a1847b9
+def _cut_into_blocks(t_BHTD, size):
+    "(B,n,H,size,D): n blocks of `size` positions, the last one filled up with zeros"
+    B, H, T, D = t_BHTD.shape
+    n = -(-T//size)
+    return F.pad(t_BHTD, (0, 0, 0, n*size-T)).view(B, H, n, size, D).transpose(1, 2)
+
+def _with_block_before(t_BnHWD):
+    "(B,n,H,2W,D): each block behind the one before it; before the first there are zeros"
+    before = F.pad(t_BnHWD[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0))
+    return torch.cat((before, t_BnHWD), 3)
+
 def attend_band(
     q_BHTD:Tensor,    # queries of a whole pass: position t stands at t
     k_BHTD:Tensor,    # keys
     v_BHTD:Tensor,    # values
     window:int,       # how far back to see, at least 1
 )->Tensor:            # (B,H,T,D)
-    "Windowed attention that does T·2·window scores instead of T²: each block of `window` queries meets its own keys and those of the block before"
+    "Windowed attention with 2·T·window scores, not T²: a block of queries meets two blocks of keys"
     B, H, T, D = q_BHTD.shape
-    n = -(-T//window); pad = n*window-T
-    def blocks(t): return F.pad(t, (0, 0, 0, pad)).view(B, t.size(1), n, window, D).transpose(1, 2)     # (B,n,H,W,D)
-    def with_previous(t): return torch.cat((F.pad(t[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0)), t), 3)          # (B,n,H,2W,D)
-    q, k, v = blocks(q_BHTD), with_previous(blocks(k_BHTD)), with_previous(blocks(v_BHTD))
-    i = torch.arange(window, device=q.device)
-    mask = visible(i+window, torch.arange(2*window, device=q.device), window).repeat(n, 1, 1, 1)        # (n,1,W,2W)
-    mask[0, ..., :window] = False                                                                       # nothing lies before the first block
-    y = F.scaled_dot_product_attention(*(t.flatten(0, 1) for t in (q, k, v)), attn_mask=mask.repeat(B, 1, 1, 1), enable_gqa=H != k_BHTD.size(1))
+    q = _cut_into_blocks(q_BHTD, window)
+    k = _with_block_before(_cut_into_blocks(k_BHTD, window))
+    v = _with_block_before(_cut_into_blocks(v_BHTD, window))
+    n = q.size(1)
+    at = torch.arange(2*window, device=q.device)
+    mask = visible(at[window:], at, window).repeat(n, 1, 1, 1)           # (n,1,W,2W)
+    mask[0, ..., :window] = False                                        # nothing lies before the first block
+    q, k, v = (t.flatten(0, 1) for t in (q, k, v))
+    mask = mask.repeat(B, 1, 1, 1)
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=H != k.size(1))
     return y.view(B, n, H, window, D).transpose(1, 2).reshape(B, H, n*window, D)[:, :, :T]
 
 # %% ../nbs/08_attention.ipynb #72330a82
@@ -111,17 +137,22 @@ def attend_blocks(
     window:int=0,     # how far back to see; 0: everything
     block:int=128,    # queries at a time: 64 to 256 are equally fast on CPU, 128 best in most shapes
 )->Tensor:            # (B,H,T,D)
-    "Plain matrix products, one block of queries at a time against the keys that it can see: on CPU the fastest in bfloat16"
+    "Plain products, one block of queries at a time with the keys that it can see: fastest on CPU in bfloat16"
     B, H, T, D = q_BHTD.shape
-    if k_BHTD.size(1) != H: k_BHTD, v_BHTD = (t.repeat_interleave(H//t.size(1), 1) for t in (k_BHTD, v_BHTD))
+    queries_per_key = H//k_BHTD.size(1)
+    if queries_per_key > 1:
+        k_BHTD, v_BHTD = (t.repeat_interleave(queries_per_key, 1) for t in (k_BHTD, v_BHTD))
     q, k, v = (t.reshape(B*H, T, D) for t in (q_BHTD, k_BHTD, v_BHTD))
-    pos, out = torch.arange(T, device=q.device), []
-    for lo in range(0, T, block):
-        hi, first = min(lo+block, T), max(0, lo-window) if window > 0 else 0
-        hidden = ~visible(pos[lo:hi], pos[first:hi], window)
+    pos = torch.arange(T, device=q.device)
+    out = []
+    for start in range(0, T, block):
+        end = min(start+block, T)
+        # no query of the block sees further back
+        first = max(0, start-window) if window > 0 else 0
+        hidden = ~visible(pos[start:end], pos[first:end], window)
         bias = torch.zeros_like(hidden, dtype=q.dtype).masked_fill_(hidden, float("-inf"))
-        scores = torch.baddbmm(bias, q[:, lo:hi], k[:, first:hi].mT, alpha=D**-0.5)
-        out.append(scores.softmax(-1) @ v[:, first:hi])
+        scores = torch.baddbmm(bias, q[:, start:end], k[:, first:end].mT, alpha=D**-0.5)
+        out.append(scores.softmax(-1) @ v[:, first:end])
     return torch.cat(out, 1).view(B, H, T, D)
 
 # %% ../nbs/08_attention.ipynb #35651e46
@@ -132,13 +163,17 @@ def attend_step(
     pos_BT:Tensor,    # positions of the queries, (T,) or (B,T)
     window:int=0,     # how far back to see; 0: everything
 )->Tensor:            # (B,H,T,D)
-    "Attention of one token a row as two plain products: on CPU in bfloat16 faster than the fused way, from about 8 rows on"
-    (B, H, T, D), (G, S) = q_BHTD.shape, k_BHSD.shape[1:3]
-    scores = (k_BHSD @ q_BHTD.reshape(B, G, H//G*T, D).mT).mT.float()*D**-0.5          # heads of one group stand below each other
+    "One token a row as two plain products: on CPU in bfloat16 faster than the fused way from 8 rows on"
+    B, H, T, D = q_BHTD.shape
+    G, S = k_BHSD.shape[1:3]
+    q_BGRD = q_BHTD.reshape(B, G, H//G*T, D)                       # heads of one group stand below each other
+    scores = (k_BHSD @ q_BGRD.mT).mT.float()*D**-0.5
     hidden = ~visible(pos_BT, torch.arange(S, device=q_BHTD.device), window)
-    if hidden.ndim == 3: hidden = hidden[:, None, None]                                # (B,1,1,T,S): one mask for all heads
+    if hidden.ndim == 3:
+        hidden = hidden[:, None, None]                             # (B,1,1,T,S): one mask for all heads
     weights = scores.view(B, G, H//G, T, S).masked_fill(hidden, float("-inf")).softmax(-1)
-    return (weights.to(v_BHSD.dtype).view(B, G, H//G*T, S) @ v_BHSD).view(B, H, T, D)
+    weights = weights.to(v_BHSD.dtype).view(B, G, H//G*T, S)
+    return (weights @ v_BHSD).view(B, H, T, D)
 
 # %% ../nbs/08_attention.ipynb #fc745a25
 def attend(
@@ -146,20 +181,28 @@ def attend(
     k_BSHD:Tensor,            # keys; may have fewer heads than the queries
     v_BSHD:Tensor,            # values, shaped like the keys
     window:int=0,             # how many positions back a query sees; 0: everything
-    pos_BT:Tensor|None=None,  # positions of the queries where keys come from a cache; None: the queries are the last T of the S positions
+    pos_BT:Tensor|None=None,  # positions of the queries; None: they are the last T of the S positions
 )->Tensor:                    # (B,T,H,D)
     "Causal attention with grouped heads and windows, by the way that is fastest on this device"
     q, k, v = (t.transpose(1, 2) for t in (q_BTHD, k_BSHD, v_BSHD))
-    T, S, cpu = q.size(2), k.size(2), q.device.type == "cpu"
-    window = 0 if window >= S-1 else window
-    gqa = q.size(1) != k.size(1)
-    if pos_BT is not None or S > T:
-        way = attend_step if cpu and T == 1 and q.dtype == torch.bfloat16 and len(q) >= 8 else attend_masked
-        y = way(q, k, v, torch.arange(S-T, S, device=q.device) if pos_BT is None else pos_BT, window)
-    elif cpu and (window > 0 or T <= 1024): y = attend_blocks(q, k, v, window)      # longer: all T² weights would be kept for the backward pass
-    elif window <= 0: y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=gqa)
-    elif T >= 4*window: y = attend_band(q, k, v, window)
-    else: y = attend_masked(q, k, v, torch.arange(T, device=q.device), window)
+    T, S = q.size(2), k.size(2)
+    on_cpu = q.device.type == "cpu"
+    if window >= S-1:
+        window = 0
+    if pos_BT is not None or S > T:                      # keys from a cache
+        if pos_BT is None:
+            pos_BT = torch.arange(S-T, S, device=q.device)
+        many_rows = on_cpu and T == 1 and q.dtype == torch.bfloat16 and len(q) >= 8
+        y = (attend_step if many_rows else attend_masked)(q, k, v, pos_BT, window)
+    # longer: all T² weights would be kept for the backward pass
+    elif on_cpu and (window > 0 or T <= 1024):
+        y = attend_blocks(q, k, v, window)
+    elif window == 0:
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.size(1) != k.size(1))
+    elif T >= 4*window:
+        y = attend_band(q, k, v, window)
+    else:
+        y = attend_masked(q, k, v, torch.arange(T, device=q.device), window)
     return y.transpose(1, 2)
 
 # %% ../nbs/08_attention.ipynb #12610d6d
@@ -179,7 +222,8 @@ class KVCache:
         self.v = torch.zeros_like(self.k)
         self.len_B = torch.zeros(B, dtype=torch.long, device=device)   # tokens held per row
         self.prev_BC = torch.zeros(B, C, dtype=dtype, device=device)   # the last token's embedding, for smear
-        self.n, self.max_len = B, 0                                    # active rows are 0..n-1; the longest of them (a plain int: no waiting for the GPU)
+        self.n = B                                                     # active rows are 0..n-1
+        self.max_len = 0               # tokens in the longest of them; a plain int: no waiting for the GPU
 
     def positions(self, T:int)->Tensor:
         "Positions (n, T) of the T tokens that come next"
@@ -187,25 +231,37 @@ class KVCache:
 
     def update(self, layer:int, k_BTHD:Tensor, v_BTHD:Tensor)->tuple[Tensor, Tensor]:
         "Write the new keys and values, return all of them up to the longest row"
-        T, n, S = k_BTHD.size(1), self.n, self.max_len + k_BTHD.size(1)
-        if S > self.k.size(2): raise UserError(f"the cache holds {self.k.size(2)} tokens a row, and {S} are needed: make it larger, or stop earlier")
-        if self.max_len == 0: self.k[layer, :n, :T], self.v[layer, :n, :T] = k_BTHD, v_BTHD       # all rows begin: one plain copy
+        T, n = k_BTHD.size(1), self.n
+        S, room = self.max_len+T, self.k.size(2)
+        if S > room:
+            raise UserError(f"the cache holds {room} tokens a row, and {S} are needed: "
+                            "make it larger, or stop earlier")
+        if self.max_len == 0:                                          # all rows begin: one plain copy
+            self.k[layer, :n, :T] = k_BTHD
+            self.v[layer, :n, :T] = v_BTHD
         else:
-            row, pos = torch.arange(n, device=k_BTHD.device)[:, None], self.positions(T)
-            self.k[layer, row, pos], self.v[layer, row, pos] = k_BTHD.to(self.k.dtype), v_BTHD.to(self.v.dtype)
+            row = torch.arange(n, device=k_BTHD.device)[:, None]
+            pos = self.positions(T)
+            self.k[layer, row, pos] = k_BTHD.to(self.k.dtype)
+            self.v[layer, row, pos] = v_BTHD.to(self.v.dtype)
         return self.k[layer, :n, :S], self.v[layer, :n, :S]
 
     def advance(self, T:int):
         "Count T tokens more in every active row (once per forward pass, after the last layer)"
-        self.len_B[:self.n] += T; self.max_len += T
+        self.len_B[:self.n] += T
+        self.max_len += T
 
     def set_lengths(self, lens_B:Tensor):
         "Say how many tokens of each active row are real (after a prefill padded on the right)"
-        self.len_B[:self.n] = lens_B; self.max_len = int(lens_B.max()) if self.n else 0
+        self.len_B[:self.n] = lens_B
+        self.max_len = int(lens_B.max()) if self.n else 0
 
     def copy_row(self, dst:int, src:int, other:"KVCache|None"=None):
         "Row `dst` becomes row `src` of this cache, or of another"
-        o = other or self; m = int(o.len_B[src])
-        self.k[:, dst, :m], self.v[:, dst, :m] = o.k[:, src, :m], o.v[:, src, :m]
-        self.len_B[dst] = o.len_B[src]; self.prev_BC[dst] = o.prev_BC[src]
-        self.max_len = max(self.max_len, m)
+        source = other or self
+        length = int(source.len_B[src])
+        self.k[:, dst, :length] = source.k[:, src, :length]
+        self.v[:, dst, :length] = source.v[:, src, :length]
+        self.len_B[dst] = source.len_B[src]
+        self.prev_BC[dst] = source.prev_BC[src]
+        self.max_len = max(self.max_len, length)

@@ -30,14 +30,21 @@ class GPTConfig:
     n_embd:int = 128            # C, channels of the stream
     rope_base:float = 10000.    # of the rotary angles
     softcap:float = 15.         # logits are bent into (-softcap, softcap); 0: left alone
-    window:int = 0              # 0: every layer sees everything; else all but each 4th and the last see this far back
+    window:int = 0              # how far back layers see, but each 4th and the last; 0: all see everything
     value_embeds:bool = False   # a second embedding of the token, added to the values of every other layer
     x0_residual:bool = False    # learned scales on the residual stream and on the first embedding, per layer
     smear:bool = False          # mix a little of the previous token's embedding into this one
     backout:bool = False        # take part of the middle layer's stream out again before the head
+
+    @property
+    def head_dim(self)->int:
+        "D, channels of a head"
+        return self.n_embd//self.n_head
+
     def __post_init__(self):
-        if self.n_embd % self.n_head or self.n_head % self.n_kv_head or (self.n_embd//self.n_head) % 2:
-            raise UserError(f"GPTConfig: n_embd {self.n_embd} must divide into n_head {self.n_head} even heads, and n_head into n_kv_head {self.n_kv_head}")
+        if self.n_embd % self.n_head or self.n_head % self.n_kv_head or self.head_dim % 2:
+            raise UserError(f"GPTConfig: n_embd {self.n_embd} must divide into n_head {self.n_head} even "
+                            f"heads, and n_head into n_kv_head {self.n_kv_head}")
 
 MODERN = dict(value_embeds=True, x0_residual=True, smear=True, backout=True)
 
@@ -47,8 +54,11 @@ class Linear(nn.Linear):
     def __init__(self,
         n_in:int,   # channels read
         n_out:int,  # channels written
-    ): super().__init__(n_in, n_out, bias=False)
-    def forward(self, x:Tensor)->Tensor: return F.linear(x, self.weight.to(x.dtype))
+    ):
+        super().__init__(n_in, n_out, bias=False)
+
+    def forward(self, x:Tensor)->Tensor:
+        return F.linear(x, self.weight.to(x.dtype))
 
 # %% ../nbs/09_gpt.ipynb #65c15844
 def has_ve(
@@ -73,37 +83,49 @@ class Attention(nn.Module):
         layer:int,      # counted from 0: its place in the cache, its window, its value embedding
     ):
         super().__init__()
-        self.layer, self.H, self.Hkv, self.D = layer, cfg.n_head, cfg.n_kv_head, cfg.n_embd//cfg.n_head
-        self.window = layer_window(cfg, layer)
-        C, E = cfg.n_embd, self.Hkv*self.D
-        self.c_q, self.c_k, self.c_v, self.c_proj = Linear(C, C), Linear(C, E), Linear(C, E), Linear(C, C)
-        self.ve_gate = Linear(C, self.Hkv) if cfg.value_embeds and has_ve(layer, cfg.n_layer) else None
+        self.layer, self.window = layer, layer_window(cfg, layer)
+        self.n_head, self.n_kv_head, self.head_dim = cfg.n_head, cfg.n_kv_head, cfg.head_dim
+        C, E = cfg.n_embd, cfg.n_kv_head*cfg.head_dim
+        self.c_q = Linear(C, C)
+        self.c_k = Linear(C, E)
+        self.c_v = Linear(C, E)
+        self.c_proj = Linear(C, C)
+        self.ve_gate = Linear(C, cfg.n_kv_head) if cfg.value_embeds and has_ve(layer, cfg.n_layer) else None
 
     def forward(self,
         x_BTC:Tensor,                # the normed stream
         cos:Tensor,                  # of the positions, (T,D/2) or (B,T,D/2)
-        sin:Tensor,
+        sin:Tensor,                  # likewise
         ve_BTE:Tensor|None=None,     # value embeddings of the tokens
         cache:KVCache|None=None,     # keys and values of earlier tokens; takes up the new ones
     )->Tensor:                       # (B,T,C), to be added to the stream
         B, T, C = x_BTC.shape
-        w_OC = torch.cat((self.c_q.weight, self.c_k.weight, self.c_v.weight)).to(x_BTC.dtype)           # three matrices, one product
-        qk, v = F.linear(x_BTC, w_OC).view(B, T, -1, self.D).split((self.H+self.Hkv, self.Hkv), 2)
-        if ve_BTE is not None: v = v + 2*torch.sigmoid(self.ve_gate(x_BTC))[..., None]*ve_BTE.view(B, T, self.Hkv, self.D)
-        q, k = rms_norm(apply_rope(qk, cos, sin)).split((self.H, self.Hkv), 2)
-        pos = None                                                     # None: all positions from 0, the fast way
+        H, G, D = self.n_head, self.n_kv_head, self.head_dim
+        w_OC = torch.cat((self.c_q.weight, self.c_k.weight, self.c_v.weight))   # three matrices, one product
+        qkv = F.linear(x_BTC, w_OC.to(x_BTC.dtype)).view(B, T, H+2*G, D)
+        qk, v = qkv.split((H+G, G), 2)
+        if ve_BTE is not None:
+            gate = 2*torch.sigmoid(self.ve_gate(x_BTC))[..., None]                # (B,T,G,1), begins at 1
+            v = v + gate*ve_BTE.view(B, T, G, D)
+        q, k = rms_norm(apply_rope(qk, cos, sin)).split((H, G), 2)
+        pos = None                                           # None: all positions from 0, the fast way
         if cache is not None:
-            if cache.max_len: pos = cache.positions(T)
+            if cache.max_len:
+                pos = cache.positions(T)
             k, v = cache.update(self.layer, k, v)
-        return self.c_proj(attend(q, k, v, self.window, pos).reshape(B, T, C))
+        y_BTC = attend(q, k, v, self.window, pos).reshape(B, T, C)
+        return self.c_proj(y_BTC)
 
 # %% ../nbs/09_gpt.ipynb #524b97d1
 class MLP(nn.Module):
     "Four times wider and back, with relu squared: cheap, sparse, as good as GELU (Primer, 2021)"
     def __init__(self, cfg:GPTConfig):
         super().__init__()
-        self.c_fc, self.c_proj = Linear(cfg.n_embd, 4*cfg.n_embd), Linear(4*cfg.n_embd, cfg.n_embd)
-    def forward(self, x_BTC:Tensor)->Tensor: return self.c_proj(F.relu(self.c_fc(x_BTC)).square())
+        self.c_fc = Linear(cfg.n_embd, 4*cfg.n_embd)
+        self.c_proj = Linear(4*cfg.n_embd, cfg.n_embd)
+
+    def forward(self, x_BTC:Tensor)->Tensor:
+        return self.c_proj(F.relu(self.c_fc(x_BTC)).square())
 
 class Block(nn.Module):
     "x + attention, x + MLP, each reading a normed copy"
@@ -113,9 +135,10 @@ class Block(nn.Module):
     ):
         super().__init__()
         self.attn, self.mlp = Attention(cfg, layer), MLP(cfg)
-    def forward(self, x, cos, sin, ve=None, cache=None):
-        x = x + self.attn(rms_norm(x), cos, sin, ve, cache)
-        return x + self.mlp(rms_norm(x))
+
+    def forward(self, x_BTC, cos, sin, ve_BTE=None, cache=None):
+        x_BTC = x_BTC + self.attn(rms_norm(x_BTC), cos, sin, ve_BTE, cache)
+        return x_BTC + self.mlp(rms_norm(x_BTC))
 
 # %% ../nbs/09_gpt.ipynb #0fca78c7
 class GPT(nn.Module):
@@ -126,48 +149,122 @@ class GPT(nn.Module):
     ):
         super().__init__()
         self.cfg, self.dtype = cfg, dtype
-        V, C = cfg.vocab_size, cfg.n_embd
+        V, C, L = cfg.vocab_size, cfg.n_embd, cfg.n_layer
         self.wte = nn.Embedding(V, C)
-        self.blocks = nn.ModuleList(Block(cfg, i) for i in range(cfg.n_layer))
+        self.blocks = nn.ModuleList(Block(cfg, i) for i in range(L))
         self.lm_head = Linear(C, V)
         if cfg.value_embeds:
-            E = cfg.n_kv_head*(C//cfg.n_head)
-            self.value_embeds = nn.ModuleDict({str(i): nn.Embedding(V, E) for i in range(cfg.n_layer) if has_ve(i, cfg.n_layer)})
-        if cfg.x0_residual: self.resid_scale, self.x0_scale = nn.Parameter(torch.ones(cfg.n_layer)), nn.Parameter(torch.zeros(cfg.n_layer))
-        if cfg.smear: self.smear_gate, self.smear_scale = Linear(C, 1), nn.Parameter(torch.zeros(1))
-        if cfg.backout: self.backout_scale = nn.Parameter(torch.zeros(1))
-        cos, sin = rope_cache(cfg.seq_len*2, C//cfg.n_head, cfg.rope_base)
-        self.register_buffer("cos", cos, persistent=False); self.register_buffer("sin", sin, persistent=False)
+            E = cfg.n_kv_head*cfg.head_dim
+            self.value_embeds = nn.ModuleDict({str(i): nn.Embedding(V, E) for i in range(L) if has_ve(i, L)})
+        if cfg.x0_residual:
+            self.resid_scale = nn.Parameter(torch.ones(L))
+            self.x0_scale = nn.Parameter(torch.zeros(L))
+        if cfg.smear:
+            self.smear_gate = Linear(C, 1)
+            self.smear_scale = nn.Parameter(torch.zeros(1))
+        if cfg.backout:
+            self.backout_scale = nn.Parameter(torch.zeros(1))
+        cos, sin = rope_cache(cfg.seq_len*2, cfg.head_dim, cfg.rope_base)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
         self.init_weights()
+
     @property
-    def device(self): return self.wte.weight.device
+    def device(self):
+        return self.wte.weight.device
+
+    def hidden(self,
+        ids_BT:Tensor,              # token ids
+        cache:KVCache|None=None,    # of the tokens before; takes up these
+    )->Tensor:                      # (B,T,C), normed
+        "The stream that the head reads"
+        cfg, T = self.cfg, ids_BT.size(1)
+        cos, sin = self._angles(T, cache)
+        x = rms_norm(self.wte(ids_BT).to(self.dtype))
+        if cfg.smear:
+            x = rms_norm(self._smear(x, cache))
+        x0, middle = x, None
+        for i, block in enumerate(self.blocks):
+            if cfg.x0_residual:     # a scale with a dimension promotes: float32 until the sum is rounded
+                x = torch.addcmul(self.resid_scale[i:i+1]*x, self.x0_scale[i:i+1], x0).to(x.dtype)
+            ve_BTE = None
+            if cfg.value_embeds and has_ve(i, cfg.n_layer):
+                ve_BTE = self.value_embeds[str(i)](ids_BT).to(x.dtype)
+            x = block(x, cos, sin, ve_BTE, cache)
+            if i == cfg.n_layer//2:
+                middle = x
+        if cfg.backout:
+            x = torch.addcmul(x, self.backout_scale, middle, value=-1).to(x.dtype)
+        if cache is not None:
+            cache.advance(T)
+        return rms_norm(x)
+
+    def forward(self,
+        ids_BT:Tensor,                   # token ids
+        targets_BT:Tensor|None=None,     # the ids that should come next; -1 is not scored
+        cache:KVCache|None=None,         # of the tokens before; takes up these
+        reduction:str="mean",            # "none" gives the losses (B,T)
+        n_tokens:Tensor|int|None=None,   # count to divide the loss by, where it spans more than this batch
+        last:Tensor|None=None,           # (B,) positions: logits (B,1,V) of these only
+    )->Tensor:                           # logits (B,T,V) in float32, or the loss
+        "Logits, or the loss where targets are given"
+        x_BTC = self.hidden(ids_BT, cache)
+        if targets_BT is None:
+            if last is not None:
+                x_BTC = x_BTC[torch.arange(len(x_BTC), device=x_BTC.device), last][:, None]
+            return softcap(self.lm_head(x_BTC).float(), self.cfg.softcap)
+        if reduction == "none":
+            return token_losses(x_BTC, self.lm_head.weight, targets_BT, self.cfg.softcap)
+        return lm_loss(x_BTC, self.lm_head.weight, targets_BT, self.cfg.softcap, n_tokens)
 
 # %% ../nbs/09_gpt.ipynb #4fe78d85
 @patch
 @torch.no_grad()
 def init_weights(self:GPT):
     "Uniform of std 1/sqrt(C) in, zero on the ways back and in the head: the first loss is exactly log V"
-    s = 3**0.5*self.cfg.n_embd**-0.5                                   # a uniform on (-s, s) has std s/sqrt(3)
-    nn.init.normal_(self.wte.weight, std=1.0); nn.init.zeros_(self.lm_head.weight)
-    for b in self.blocks:
-        for w in (b.attn.c_q, b.attn.c_k, b.attn.c_v, b.mlp.c_fc): nn.init.uniform_(w.weight, -s, s)
-        for w in (b.attn.c_proj, b.mlp.c_proj): nn.init.zeros_(w.weight)
-        if b.attn.ve_gate is not None: nn.init.zeros_(b.attn.ve_gate.weight)
+    bound = 3**0.5*self.cfg.n_embd**-0.5                 # a uniform on (-bound, bound) has std bound/sqrt(3)
+    nn.init.normal_(self.wte.weight, std=1.0)
+    nn.init.zeros_(self.lm_head.weight)
+    for block in self.blocks:
+        attn, mlp = block.attn, block.mlp
+        for reads in (attn.c_q, attn.c_k, attn.c_v, mlp.c_fc):
+            nn.init.uniform_(reads.weight, -bound, bound)
+        for writes in (attn.c_proj, mlp.c_proj):
+            nn.init.zeros_(writes.weight)
+        if attn.ve_gate is not None:
+            nn.init.zeros_(attn.ve_gate.weight)
     if self.cfg.value_embeds:
-        for e in self.value_embeds.values(): nn.init.uniform_(e.weight, -s, s)
-    if self.cfg.x0_residual: self.resid_scale.fill_(1.0), self.x0_scale.fill_(0.1)
-    if self.cfg.smear: nn.init.zeros_(self.smear_gate.weight)
+        for table in self.value_embeds.values():
+            nn.init.uniform_(table.weight, -bound, bound)
+    if self.cfg.x0_residual:
+        self.resid_scale.fill_(1.0)
+        self.x0_scale.fill_(0.1)
+    if self.cfg.smear:
+        nn.init.zeros_(self.smear_gate.weight)
 
 # %% ../nbs/09_gpt.ipynb #1fdee150
 @patch
+def _angles(self:GPT, T, cache):
+    "Cosines and sines of the positions at which the next T tokens stand"
+    begun = cache.max_len if cache is not None else 0
+    if begun+T > len(self.cos):
+        raise UserError(f"{begun+T} tokens are too many: this model has positions for {len(self.cos)} "
+                        "(twice its seq_len)")
+    at = cache.positions(T) if begun else slice(0, T)
+    return self.cos[at].to(self.dtype), self.sin[at].to(self.dtype)
+
+@patch
 def _smear(self:GPT, x_BTC, cache):
     "Let every token begin with a share of the one before it: an induction head's first half for free"
-    fresh = cache is None or cache.max_len == 0
-    prev = torch.zeros_like(x_BTC[:, :1]) if fresh else cache.prev_BC[:cache.n, None].to(x_BTC.dtype)
-    before = torch.cat((prev, x_BTC[:, :-1]), 1)
-    if cache is not None: cache.prev_BC[:cache.n] = x_BTC[:, -1]
+    if cache is None or cache.max_len == 0:
+        first = torch.zeros_like(x_BTC[:, :1])
+    else:
+        first = cache.prev_BC[:cache.n, None].to(x_BTC.dtype)
+    before_BTC = torch.cat((first, x_BTC[:, :-1]), 1)
+    if cache is not None:
+        cache.prev_BC[:cache.n] = x_BTC[:, -1]
     share = self.smear_scale*2*torch.sigmoid(self.smear_gate(x_BTC))               # float32, (B,T,1)
-    return torch.addcmul(x_BTC, share, before).to(x_BTC.dtype)
+    return torch.addcmul(x_BTC, share, before_BTC).to(x_BTC.dtype)
 
 @patch
 def last_embed(self:GPT,
@@ -175,49 +272,8 @@ def last_embed(self:GPT,
     at_B:Tensor,     # place of each row's last real token
 )->Tensor:           # (B,C)
     "The normed embedding of token `at_B` of each row: what smear needs to go on after a padded prefill"
-    return rms_norm(self.wte(ids_BT[torch.arange(len(ids_BT), device=ids_BT.device), at_B]).to(self.dtype))
-
-# %% ../nbs/09_gpt.ipynb #ccf4b619
-@patch
-def hidden(self:GPT,
-    ids_BT:Tensor,              # token ids
-    cache:KVCache|None=None,    # of the tokens before; takes up these
-)->Tensor:                      # (B,T,C), normed
-    "The stream that the head reads"
-    cfg, T, begun = self.cfg, ids_BT.size(1), cache.max_len if cache is not None else 0
-    if begun+T > len(self.cos): raise UserError(f"{begun+T} tokens are too many: this model has positions for {len(self.cos)} (twice its seq_len)")
-    at = cache.positions(T) if begun else slice(0, T)
-    cos, sin = self.cos[at].to(self.dtype), self.sin[at].to(self.dtype)
-    x = rms_norm(self.wte(ids_BT).to(self.dtype))
-    if cfg.smear: x = rms_norm(self._smear(x, cache))
-    x0, mid = x, None
-    for i, block in enumerate(self.blocks):
-        if cfg.x0_residual:           # a scale with a dimension promotes: float32 until the sum is rounded
-            x = torch.addcmul(self.resid_scale[i:i+1]*x, self.x0_scale[i:i+1], x0).to(x.dtype)
-        ve = self.value_embeds[str(i)](ids_BT).to(x.dtype) if cfg.value_embeds and has_ve(i, cfg.n_layer) else None
-        x = block(x, cos, sin, ve, cache)
-        if i == cfg.n_layer//2: mid = x
-    if cfg.backout: x = torch.addcmul(x, self.backout_scale, mid, value=-1).to(x.dtype)
-    if cache is not None: cache.advance(T)
-    return rms_norm(x)
-
-# %% ../nbs/09_gpt.ipynb #4c8d068e
-@patch
-def forward(self:GPT,
-    ids_BT:Tensor,                   # token ids
-    targets_BT:Tensor|None=None,     # the ids that should come next; -1 is not scored
-    cache:KVCache|None=None,         # of the tokens before; takes up these
-    reduction:str="mean",            # "none" gives the losses (B,T)
-    n_tokens:Tensor|int|None=None,   # count to divide the loss by, where it spans more than this batch
-    last:Tensor|None=None,           # (B,) positions: logits (B,1,V) of these only
-)->Tensor:                           # logits (B,T,V) in float32, or the loss
-    "Logits, or the loss where targets are given"
-    x = self.hidden(ids_BT, cache)
-    if targets_BT is None:
-        if last is not None: x = x[torch.arange(len(x), device=x.device), last][:, None]
-        return softcap(self.lm_head(x).float(), self.cfg.softcap)
-    if reduction == "none": return token_losses(x, self.lm_head.weight, targets_BT, self.cfg.softcap)
-    return lm_loss(x, self.lm_head.weight, targets_BT, self.cfg.softcap, n_tokens)
+    last_ids_B = ids_BT[torch.arange(len(ids_BT), device=ids_BT.device), at_B]
+    return rms_norm(self.wte(last_ids_B).to(self.dtype))
 
 @patch
 def new_cache(self:GPT,
@@ -225,33 +281,38 @@ def new_cache(self:GPT,
     S:int,   # tokens a row at most
 )->KVCache:
     "An empty cache that fits this model"
-    c = self.cfg
-    return KVCache(c.n_layer, B, S, c.n_kv_head, c.n_embd//c.n_head, self.dtype, self.device, c.n_embd)
+    cfg = self.cfg
+    return KVCache(cfg.n_layer, B, S, cfg.n_kv_head, cfg.head_dim, self.dtype, self.device, cfg.n_embd)
 
 # %% ../nbs/09_gpt.ipynb #51190626
 def n_params(model:GPT)->tuple[int,int]:
     "Number of parameters: (all, those in matrices that multiply at every token)"
-    total = sum(p.numel() for p in model.parameters())
-    return total, sum(p.numel() for n, p in model.named_parameters() if p.ndim == 2 and "wte" not in n and "value_embeds" not in n)
+    tables = ("wte", "value_embeds")                     # only looked up
+    named = dict(model.named_parameters())
+    multiplying = [p for n, p in named.items() if p.ndim == 2 and not any(t in n for t in tables)]
+    return sum(p.numel() for p in named.values()), sum(p.numel() for p in multiplying)
 
 def flops_per_token(
     model:GPT,
     T:int|None=None,   # tokens a row; default: the model's seq_len
 )->int:
-    "Training FLOPs a token: 6 for each multiplying parameter, 12·C·(positions seen) for attention (PaLM, 2022, appendix B)"
-    c = model.cfg; T = T or c.seq_len
-    seen = sum(min(layer_window(c, i) or T, T) for i in range(c.n_layer))
-    return 6*n_params(model)[1] + 12*c.n_embd*seen
+    "Training FLOPs a token: 6 a multiplying parameter, 12·C·(positions seen) for attention (PaLM, 2022)"
+    cfg = model.cfg
+    T = T or cfg.seq_len
+    seen = sum(min(layer_window(cfg, i) or T, T) for i in range(cfg.n_layer))
+    return 6*n_params(model)[1] + 12*cfg.n_embd*seen
 
 # %% ../nbs/09_gpt.ipynb #6e7627dc
 def not_finite(
     tensors:dict[str,Tensor],   # by name
 )->str|None:                    # the first bad name, or None
     "The name of a tensor that holds an infinity or a NaN; one reduction looks at all of them"
-    looked_at = {n: t for n, t in tensors.items() if t.is_floating_point() and t.numel()}
-    if not looked_at: return None
+    looked_at = {name: t for name, t in tensors.items() if t.is_floating_point() and t.numel()}
+    if not looked_at:
+        return None
     largest = torch.stack(torch._foreach_norm(list(looked_at.values()), float("inf")))     # NaN if one is
-    if largest.isfinite().all(): return None
+    if largest.isfinite().all():
+        return None
     return list(looked_at)[largest.isfinite().tolist().index(False)]
 
 def save_model(
@@ -260,30 +321,46 @@ def save_model(
     files:dict|None=None,   # more files to write beside the weights: {name: bytes or function of a path}
     **meta,                 # more entries for meta.json
 ):
-    "Write weights and config as one checked folder, whole or not at all, and never weights that are no numbers"
+    "Write weights and config as one checked folder, whole or not at all, and never an infinity or a NaN"
     weights = model.state_dict()
     bad = not_finite(weights)
-    if bad: raise UserError(f"{path}: not saved, since {bad} holds an infinity or a NaN")
-    write_checked(path, {"model.safetensors": lambda p: save_file(weights, p), **(files or {})},
-                  dict(meta, config=asdict(model.cfg), dtype=str(model.dtype)[6:]))
+    if bad:
+        raise UserError(f"{path}: not saved, since {bad} holds an infinity or a NaN")
+    files = {"model.safetensors": lambda p: save_file(weights, p), **(files or {})}
+    write_checked(path, files, dict(meta, config=asdict(model.cfg), dtype=str(model.dtype)[6:]))
 
 _STAGES = ("rl", "sft", "mid", "base")       # newest first
 
 def _find_checkpoint(path):
     "The checkpoint folder meant by `path`: itself, the newest step of a stage, or of a run's last stage"
-    if (path/"meta.json").exists() or path.name.startswith("step_"): return path
-    for d in (path, *(path/s for s in _STAGES)):
-        if found := checkpoints(d.parent, d.name): return found[-1][1]
+    if (path/"meta.json").exists() or path.name.startswith("step_"):
+        return path
+    for folder in (path, *(path/stage for stage in _STAGES)):
+        if found := checkpoints(folder.parent, folder.name):
+            return found[-1][1]
     raise UserError(f"no checkpoint in {path}")
 
 def _whole_before(path):
     "The newest undamaged checkpoint of the same stage before this one, or None"
-    for _, p in reversed([c for c in checkpoints(path.parent.parent, path.parent.name) if c[0] < int(path.name[5:])] if path.name[5:].isdigit() else []):
-        try: check_dir(p); return p
-        except Damaged: continue
+    number = path.name.removeprefix("step_")
+    if not number.isdigit():
+        return None
+    stage = path.parent
+    for step, older in reversed(checkpoints(stage.parent, stage.name)):
+        if step < int(number):
+            try:
+                check_dir(older)
+                return older
+            except Damaged:
+                continue
+    return None
 
 # %% ../nbs/09_gpt.ipynb #4cae2dcc
-def model_dtype(name:str|torch.dtype)->torch.dtype: return getattr(torch, name) if isinstance(name, str) else name
+def model_dtype(
+    name:str|torch.dtype,   # "bfloat16", or the type itself
+)->torch.dtype:
+    "torch's type of that name"
+    return getattr(torch, name) if isinstance(name, str) else name
 
 def load_model(
     path:str|Path,          # a checkpoint, a stage or a run
@@ -292,25 +369,50 @@ def load_model(
 )->tuple[GPT,dict]:         # the model, and meta.json
     "The model of a checked checkpoint folder; a damaged one is refused and the one before it named"
     path = _find_checkpoint(Path(path))
-    try: meta = check_dir(path)
+    try:
+        meta = check_dir(path)
     except Damaged as e:
         older = _whole_before(path)
-        raise Damaged(f"{e}" + (f"; an older checkpoint is {older}" if older else "; there is no older checkpoint of this stage")) from None
+        hint = f"an older checkpoint is {older}" if older else "there is no older checkpoint of this stage"
+        raise Damaged(f"{e}; {hint}") from None
     unknown = set(meta["config"])-{f.name for f in fields(GPTConfig)}
-    if unknown: raise UserError(f"{path}: its model has {', '.join(sorted(unknown))}, which this version does not know; load it with the version that made it")
+    if unknown:
+        raise UserError(f"{path}: its model has {', '.join(sorted(unknown))}, which this version "
+                        "does not know; load it with the version that made it")
     model = GPT(GPTConfig(**meta["config"]), model_dtype(dtype or meta.get("dtype", "float32")))
     model.load_state_dict(load_file(path/"model.safetensors"))
     return model.to(device).eval(), meta
 
 # %% ../nbs/09_gpt.ipynb #82805f98
-_HF_NAMES = {"wte.": "model.embed_tokens.", "blocks.": "model.layers.", ".attn.c_proj": ".self_attn.o_proj", ".attn.c_q": ".self_attn.q_proj", ".attn.c_k": ".self_attn.k_proj",
-            ".attn.c_v": ".self_attn.v_proj", ".mlp.c_fc": ".mlp.fc1", ".mlp.c_proj": ".mlp.fc2"}
+_HF_NAMES = {                                       # parts of our names, and what they are called over there
+    "wte.": "model.embed_tokens.",
+    "blocks.": "model.layers.",
+    ".attn.c_proj": ".self_attn.o_proj",
+    ".attn.c_q": ".self_attn.q_proj",
+    ".attn.c_k": ".self_attn.k_proj",
+    ".attn.c_v": ".self_attn.v_proj",
+    ".mlp.c_fc": ".mlp.fc1",
+    ".mlp.c_proj": ".mlp.fc2",
+}
 
-def _hf_config(c, bos, eos):
-    return dict(model_type="nanochat", architectures=["NanoChatForCausalLM"], vocab_size=c.vocab_size, hidden_size=c.n_embd, intermediate_size=4*c.n_embd,
-                num_hidden_layers=c.n_layer, num_attention_heads=c.n_head, num_key_value_heads=c.n_kv_head, max_position_embeddings=c.seq_len*2, hidden_act="relu2",
-                final_logit_softcapping=c.softcap or None, rms_norm_eps=torch.finfo(torch.float32).eps, rope_parameters=dict(rope_type="default", rope_theta=c.rope_base),
-                tie_word_embeddings=False, bos_token_id=bos, eos_token_id=eos, pad_token_id=None, dtype="float32")
+def _hf_name(name):
+    "The name of one of our weights in transformers' NanoChat"
+    for ours, theirs in _HF_NAMES.items():
+        name = name.replace(ours, theirs)
+    return name
+
+def _hf_config(cfg, bos, eos):
+    "config.json as transformers' NanoChat reads it"
+    shape = dict(
+        vocab_size=cfg.vocab_size, hidden_size=cfg.n_embd, intermediate_size=4*cfg.n_embd,
+        num_hidden_layers=cfg.n_layer, num_attention_heads=cfg.n_head, num_key_value_heads=cfg.n_kv_head,
+        max_position_embeddings=cfg.seq_len*2)
+    numerics = dict(
+        hidden_act="relu2", final_logit_softcapping=cfg.softcap or None, dtype="float32",
+        rms_norm_eps=torch.finfo(torch.float32).eps, tie_word_embeddings=False,
+        rope_parameters=dict(rope_type="default", rope_theta=cfg.rope_base))
+    special = dict(bos_token_id=bos, eos_token_id=eos, pad_token_id=None)
+    return dict(model_type="nanochat", architectures=["NanoChatForCausalLM"], **shape, **numerics, **special)
 
 def to_hf(
     run_dir:str|Path,        # a checkpoint, a stage or a run
@@ -319,13 +421,13 @@ def to_hf(
     eos_token_id:int|None=None, # id that ends an answer, so that `generate` stops there
 )->Path:                     # out_dir
     "Write a classic model as a folder that transformers' NanoChatForCausalLM reads"
-    model, _ = load_model(run_dir); c = model.cfg
-    if any(getattr(c, k) for k in MODERN) or c.window: raise UserError("to_hf: only the classic switches have a counterpart in transformers' NanoChat; train with them to export")
-    sd = {}
-    for name, p in model.state_dict().items():
-        for ours, theirs in _HF_NAMES.items(): name = name.replace(ours, theirs)
-        sd[name] = p.contiguous()
-    out = Path(out_dir); out.mkdir(parents=True, exist_ok=True)
-    save_file(sd, out/"model.safetensors", metadata={"format": "pt"})
-    (out/"config.json").write_text(json.dumps(_hf_config(c, bos_token_id, eos_token_id), indent=1))
+    model, _ = load_model(run_dir)
+    if model.cfg.window or any(getattr(model.cfg, switch) for switch in MODERN):
+        raise UserError("to_hf: only the classic switches have a counterpart in transformers' NanoChat; "
+                        "train with them to export")
+    weights = {_hf_name(name): p.contiguous() for name, p in model.state_dict().items()}
+    out = Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    save_file(weights, out/"model.safetensors", metadata={"format": "pt"})
+    (out/"config.json").write_text(json.dumps(_hf_config(model.cfg, bos_token_id, eos_token_id), indent=1))
     return out

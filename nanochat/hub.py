@@ -6,10 +6,11 @@
 __all__ = ['STALL', 'PATIENCE', 'backoff', 'download_all', 'download']
 
 # %% ../nbs/A3_hub.ipynb #842c8647
-import contextlib, email.utils, errno, fcntl, http.client, json, os, queue, random, re, shutil, threading, time
-import urllib.request
+import contextlib, email.utils, errno, fcntl, http.client, json, os, queue, random, re, shutil
+import threading, time, urllib.request
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from .runs import UserError, atomic_write, sha256_file, sync_dir
 from .runtime import disk_full, progress
@@ -28,185 +29,400 @@ def backoff(
 
 # %% ../nbs/A3_hub.ipynb #1d52c175
 def _asked_wait(headers)->float:
-    "Seconds for which a server wants to be left alone: Retry-After (a number or a date), or t of the hub's RateLimit"
-    v = (headers.get("Retry-After") or "").strip()
-    if v.isdigit(): return float(v)
-    with contextlib.suppress(ValueError, TypeError): return max(0., email.utils.parsedate_to_datetime(v).timestamp()-time.time())
-    m = re.search(r"\bt=(\d+)", headers.get("RateLimit") or "")
-    return float(m[1]) if m else 0.
+    "Seconds for which a server wants to be left alone: Retry-After, or t of the hub's RateLimit"
+    retry_after = (headers.get("Retry-After") or "").strip()
+    if retry_after.isdigit():
+        return float(retry_after)
+    with contextlib.suppress(ValueError, TypeError):
+        return max(0., email.utils.parsedate_to_datetime(retry_after).timestamp()-time.time())
+    in_seconds = re.search(r"\bt=(\d+)", headers.get("RateLimit") or "")
+    return float(in_seconds[1]) if in_seconds else 0.
 
 def _tag(headers)->str|None:
-    "What names this version of a file: a strong ETag, or a Last-Modified that is not of this very second (RFC 9110, 8.8)"
-    if etag := headers.get("ETag"): return etag if etag.startswith('"') else None           # W/ is a weak one: much the same, not the same bytes
-    with contextlib.suppress(ValueError, TypeError):
-        when, now = (email.utils.parsedate_to_datetime(headers.get(k)) for k in ("Last-Modified", "Date"))
-        if (now-when).total_seconds() >= 1: return headers["Last-Modified"]
+    "What names this version of a file: a strong ETag, or a Last-Modified that is not of this very second"
+    if etag := headers.get("ETag"):
+        return etag if etag.startswith('"') else None    # W/ is a weak one: much the same, not the same bytes
+    with contextlib.suppress(ValueError, TypeError):      # RFC 9110, 8.8: two versions may share one second
+        changed = email.utils.parsedate_to_datetime(headers.get("Last-Modified"))
+        if (email.utils.parsedate_to_datetime(headers.get("Date"))-changed).total_seconds() >= 1:
+            return headers["Last-Modified"]
+    return None
 
 # %% ../nbs/A3_hub.ipynb #b7f03941
 STALL = 30          # seconds with hardly a byte after which a connection counts as dead
 PATIENCE = 600      # the longest wait, s, that a server may ask for; a longer one is for the reader to decide
 
+@dataclass(frozen=True)
+class _Job:
+    "One file to fetch"
+    url:str
+    path:Path
+    size:int|None=None
+    sha256:str|None=None
+
+    @property
+    def part(self):
+        "Where it grows until it is whole"
+        return self.path.with_name(self.path.name+".part")
+
+    @property
+    def notes(self):
+        "url, tag and length of what lies in the part"
+        return self.path.with_name(self.path.name+".part.json")
+
 class _Stopped(Exception):
     "Another worker failed, or the reader pressed Ctrl-C"
 
 class _Crew:
-    "What the workers of one download share: the bar, the word to stop, and until when which server wants to be left alone"
+    "What the workers of one download share: the bar, the word to stop, and which server is to be left alone"
     def __init__(self, files, what):
-        self.files, self.lock, self.stop, self.until = files, threading.Lock(), threading.Event(), {}      # files: {path: (bytes here, bytes in all)}
-        self.here, self.total = (sum(v[k] for v in files.values()) for k in (0, 1))
+        self.files = files                       # {path: (bytes here, bytes in all)}
+        self.lock, self.stop = threading.Lock(), threading.Event()
+        self.not_before = {}                     # {server: when it may be asked again}
+        self.here = sum(here for here, _ in files.values())
+        self.total = sum(total for _, total in files.values())
         self.bar = progress(self.total, what or "", "B", self.here, silent=what is None)
+
     def at(self, path, here, total=None):
         "`here` bytes of `total` of this file are here now: the bar follows"
         with self.lock:
-            was, of = self.files[path]; self.files[path] = here, of if total is None else total
-            self.here += here-was; self.total += self.files[path][1]-of
-            self.bar.total = self.total; self.bar.update(self.here-self.bar.n)
+            here_before, total_before = self.files[path]
+            if total is None:
+                total = total_before
+            self.files[path] = here, total
+            self.here += here-here_before
+            self.total += total-total_before
+            self.bar.total = self.total
+            self.bar.update(self.here-self.bar.n)
+
     def nap(self, seconds):
         "Wait, unless everybody shall stop"
-        if self.stop.wait(max(0, seconds)): raise _Stopped
+        if self.stop.wait(max(0, seconds)):
+            raise _Stopped
+
+# %% ../nbs/A3_hub.ipynb #7873e9ec
+def _is_file(f, path):
+    "True where the open file is the one of that name"
+    return os.path.samestat(os.fstat(f.fileno()), os.stat(path))
+
+def _try_lock(f, part):
+    "True where the open part is now this worker's alone"
+    try:
+        fcntl.flock(f, fcntl.LOCK_EX|fcntl.LOCK_NB)
+        return _is_file(f, part)                           # else the one before has given it its name
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    except OSError as e:
+        if e.errno in (errno.ENOLCK, errno.EOPNOTSUPP):    # a file system without locks
+            return True
+        raise
 
 @contextlib.contextmanager
-def _owned(part, crew):
+def _owned(job, crew):
     "The part, open, for this worker alone; another one, in this process or elsewhere, waits for its turn"
-    while True:
-        f = open(part, "ab+")
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX|fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(f.fileno()), os.stat(part)): break     # else the one before has given it its name
-        except (BlockingIOError, FileNotFoundError): pass
-        except OSError as e:
-            if e.errno in (errno.ENOLCK, errno.EOPNOTSUPP): break               # a file system without locks
-            raise
-        f.close(); crew.nap(0.1)
+    f = open(job.part, "ab+")
+    while not _try_lock(f, job.part):
+        f.close()
+        crew.nap(0.1)
+        f = open(job.part, "ab+")
     with f:
-        try: yield f
+        try:
+            yield f
         finally:
             with contextlib.suppress(OSError):
-                if os.fstat(f.fileno()).st_size == 0 and os.path.samestat(os.fstat(f.fileno()), os.stat(part)): part.unlink(); part.with_name(part.name+".json").unlink(missing_ok=True)
+                if os.fstat(f.fileno()).st_size == 0 and _is_file(f, job.part):
+                    job.part.unlink()
+                    job.notes.unlink(missing_ok=True)
 
 # %% ../nbs/A3_hub.ipynb #e922cee5
-def _notes(path): return path.with_name(path.name+".part.json")     # url, tag and length of what lies in the part
+def _begin_again(job, f, crew):
+    "Throw away what lies in the part"
+    f.seek(0)
+    f.truncate()
+    os.fsync(f.fileno())
+    crew.at(job.path, 0)
 
-def _attempt(url, path, f, size, sha256, crew):
-    "One request: read on from where the part `f` ends; OSError where that fails"
-    def begin_again(): f.seek(0); f.truncate(); os.fsync(f.fileno()); crew.at(path, 0)
+def _begun(job, f, crew):
+    "(bytes in the part that may be kept, their tag, bytes of the whole file) as far as known"
     kept = {}
-    with contextlib.suppress(OSError, ValueError): kept = json.loads(_notes(path).read_text())
-    have, tag = f.seek(0, 2), kept.get("tag") if kept.get("url") == url else None
-    total = size if size is not None else kept.get("total") if tag else None
-    if have and (not (tag or sha256) or total is not None and have > total): begin_again(); have = 0
-    if have and have == total: return                                          # all there but the name
+    with contextlib.suppress(OSError, ValueError):
+        kept = json.loads(job.notes.read_text())
+    tag = kept.get("tag") if kept.get("url") == job.url else None
+    total = kept.get("total") if tag and job.size is None else job.size
+    have = f.seek(0, 2)
+    nothing_to_judge_by = not tag and not job.sha256
+    if have and (nothing_to_judge_by or total is not None and have > total):
+        _begin_again(job, f, crew)
+        have = 0
+    return have, tag, total
+
+def _request(job, have, tag):
+    "Ask for all of it, or for the bytes from here on if it is still this version"
     headers = {"User-Agent": "nanochat", "Accept-Encoding": "identity"}
-    if have: headers |= {"Range": f"bytes={have}-", **({"If-Range": tag} if tag else {})}
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=STALL) as r:
-        if r.status not in (200, 206) or r.headers.get("Content-Encoding", "identity") != "identity": raise OSError(f"answer {r.status} is no plain file")
-        if r.status == 206:
-            m = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", r.headers.get("Content-Range") or "")
-            if not m or not have or int(m[1]) != have or tag and _tag(r.headers) not in (tag, None): begin_again(); raise OSError("the server sent another piece than was asked for")
-            total = int(m[2])
-        else: total = int(r.headers["Content-Length"]) if "Content-Length" in r.headers and not r.chunked else None
-        if size is not None and total is not None and total != size: raise OSError(f"the server has {total:,} bytes, {size:,} were expected")
-        if size is None and total is None and not sha256 and not r.chunked: raise UserError(f"{url} does not say how long it is, so a cut would not be noticed: give its size or sha256")
-        if r.status == 200:                                                      # all of it, from the start
-            if have: begin_again(); have = 0                                     # the old bytes go first, and only then their name
-            atomic_write(_notes(path), json.dumps(dict(url=url, tag=_tag(r.headers), total=total)))
-        elif not tag: _notes(path).unlink(missing_ok=True)                       # joined on trust: from now on only the sha256 can tell
-        crew.at(path, have, size if total is None else total)
-        t0, n0 = time.monotonic(), have
-        while block := r.read1(1 << 18):
-            if crew.stop.is_set(): raise _Stopped
-            f.write(block); have += len(block); crew.at(path, have)
-            if (now := time.monotonic())-t0 > STALL:
-                if have-n0 < 1000*STALL: raise OSError(f"hardly any bytes in {STALL} s")
-                t0, n0 = now, have
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    if have and tag:
+        headers["If-Range"] = tag
+    return urllib.request.Request(job.url, headers=headers)
+
+# %% ../nbs/A3_hub.ipynb #a4b5c902
+def _piece(answer):
+    "(first byte, length of the whole file) of a partial answer, or None"
+    piece = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.headers.get("Content-Range") or "")
+    return (int(piece[1]), int(piece[2])) if piece else None
+
+def _fits(answer, have, tag):
+    "True where a partial answer goes on from where we are, in the version that we have"
+    piece = _piece(answer)
+    same_version = not tag or _tag(answer.headers) in (tag, None)
+    return bool(piece and have and piece[0] == have and same_version)
+
+def _whole_length(answer):
+    "Bytes of the whole file as this answer tells, or None"
+    if answer.status == 206:
+        return _piece(answer)[1]
+    if "Content-Length" in answer.headers and not answer.chunked:
+        return int(answer.headers["Content-Length"])
+    return None
+
+def _check_length(job, answer, total):
+    "Refuse a file of another length, and one whose end could not be told from a cut"
+    if total is not None and job.size is not None and total != job.size:
+        raise OSError(f"the server has {total:,} bytes, {job.size:,} were expected")
+    if total is None and job.size is None and not job.sha256 and not answer.chunked:
+        raise UserError(f"{job.url} does not say how long it is, so a cut would not be noticed: "
+                        "give its size or sha256")
+
+def _receive(job, answer, f, have, crew):
+    "Write what comes behind the `have` bytes that are there; returns how many there are then"
+    begun, had = time.monotonic(), have
+    while block := answer.read1(1 << 18):
+        if crew.stop.is_set():
+            raise _Stopped
+        f.write(block)
+        have += len(block)
+        crew.at(job.path, have)
+        now = time.monotonic()
+        if now-begun > STALL:
+            if have-had < 1000*STALL:
+                raise OSError(f"hardly any bytes in {STALL} s")
+            begun, had = now, have
     f.flush()
-    if total is not None and have < total: raise OSError(f"cut after {have:,} of {total:,} bytes")
+    return have
+
+def _attempt(job, f, crew):
+    "One request: read on from where the part `f` ends; OSError where that fails"
+    have, tag, total = _begun(job, f, crew)
+    if have and have == total:
+        return                                                       # all there but the name
+    with urllib.request.urlopen(_request(job, have, tag), timeout=STALL) as answer:
+        encoding = answer.headers.get("Content-Encoding", "identity")
+        if answer.status not in (200, 206) or encoding != "identity":
+            raise OSError(f"answer {answer.status} is no plain file")
+        if answer.status == 206 and not _fits(answer, have, tag):
+            _begin_again(job, f, crew)
+            raise OSError("the server sent another piece than was asked for")
+        total = _whole_length(answer)
+        _check_length(job, answer, total)
+        if answer.status == 200:                                     # all of it, from the start
+            if have:
+                _begin_again(job, f, crew)                           # the old bytes go first, then their name
+                have = 0
+            notes = dict(url=job.url, tag=_tag(answer.headers), total=total)
+            atomic_write(job.notes, json.dumps(notes))
+        elif not tag:
+            job.notes.unlink(missing_ok=True)                  # joined on trust: only the sha256 can tell
+        crew.at(job.path, have, job.size if total is None else total)
+        have = _receive(job, answer, f, have, crew)
+    if total is not None and have < total:
+        raise OSError(f"cut after {have:,} of {total:,} bytes")
 
 # %% ../nbs/A3_hub.ipynb #e81781c6
-def _there(path, size, sha256)->bool:
+def _marked(path, mark, sha256):
+    "True where this file was proven before and not touched since: the mark carries the file's own time"
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return mark.read_text().split()[0] == sha256 and mark.stat().st_mtime_ns == path.stat().st_mtime_ns
+    return False
+
+def _there(job)->bool:
     "True where the file stands already and is the right one; a wrong one is named and left alone"
-    if not path.exists(): return False
-    st, mark = path.stat(), path.with_name(path.name+".sha256")
-    if size is not None and st.st_size != size: raise UserError(f"{path} has {st.st_size:,} bytes, {size:,} were expected: remove it and run the same command again")
-    if not sha256: return True
-    with contextlib.suppress(OSError, UnicodeDecodeError):                       # proven before, and not touched since: the mark carries the file's own time
-        if mark.read_text().split()[0] == sha256 and mark.stat().st_mtime_ns == st.st_mtime_ns: return True
-    if sha256_file(path) != sha256: raise UserError(f"{path} is not the file that was expected, its sha256 differs: remove it and run the same command again")
-    with contextlib.suppress(OSError): atomic_write(mark, f"{sha256}  {path.name}\n"); os.utime(mark, ns=(st.st_mtime_ns,)*2)   # a folder that can't be written is checked each time
+    path, mark = job.path, job.path.with_name(job.path.name+".sha256")
+    if not path.exists():
+        return False
+    stat = path.stat()
+    if job.size is not None and stat.st_size != job.size:
+        raise UserError(f"{path} has {stat.st_size:,} bytes, {job.size:,} were expected: "
+                        "remove it and run the same command again")
+    if not job.sha256 or _marked(path, mark, job.sha256):
+        return True
+    if sha256_file(path) != job.sha256:
+        raise UserError(f"{path} is not the file that was expected, its sha256 differs: "
+                        "remove it and run the same command again")
+    with contextlib.suppress(OSError):              # a folder that can't be written is checked each time
+        atomic_write(mark, f"{job.sha256}  {path.name}\n")
+        os.utime(mark, ns=(stat.st_mtime_ns,)*2)
     return True
 
-def _get(url, path, size, sha256, tries, crew):
+class _WrongBytes(OSError):
+    "All has come, and it is not the file that was expected"
+
+def _fetch(job, f, crew):
+    "One attempt; what has come is proven and gets its name, or OSError says why not"
+    _attempt(job, f, crew)
+    came = f.tell()
+    if job.size is not None and came != job.size:
+        f.truncate(0)
+        raise OSError(f"{came:,} bytes came, {job.size:,} were expected")
+    if job.sha256 and sha256_file(job.part) != job.sha256:
+        f.truncate(0)
+        raise _WrongBytes("its sha256 is not the expected one")
+    os.fsync(f.fileno())
+    os.replace(job.part, job.path)
+    job.notes.unlink(missing_ok=True)
+    sync_dir(job.path.parent)
+    size = job.path.stat().st_size
+    crew.at(job.path, size, size)
+    if job.sha256:
+        _there(job)                                        # leaves the mark
+
+# %% ../nbs/A3_hub.ipynb #bf387fb5
+def _way_out(error, wait, wrong, last_try)->str|None:
+    "None where another try is worth it; else what the reader can do"
+    code = getattr(error, "code", None) or 0
+    gone = 400 <= code < 500 and code not in (408, 416, 425, 429)
+    if not (gone or wrong > 1 or wait > PATIENCE or last_try):
+        return None
+    if gone:
+        return "check the address"
+    if wrong:
+        return "give another source"
+    if wait > PATIENCE:
+        return f"wait {wait:,.0f} s"
+    return "check the network, give a mirror (NANOCHAT_MIRROR)"
+
+def _give_up(job, error, way_out, kept):
+    "The one line that ends a download"
+    reason = error if getattr(error, "code", None) else getattr(error, "reason", None) or error
+    part = f"; {kept:,} bytes are kept" if kept else ""
+    raise UserError(f"{job.url} could not be fetched ({reason}): {way_out}, or put the file at {job.path} "
+                    f"yourself, then run the same command again{part}") from None
+
+def _get(job, tries, crew):
     "One file, with all its tries"
-    if not re.fullmatch(r"https?://[^\s/]\S*", url): raise UserError(f"{url!r} could not be fetched: it is no http(s) address")
-    part, host = path.with_name(path.name+".part"), url.split("/")[2]
-    if _there(path, size, sha256): return
-    with _owned(part, crew) as f:
-        if _there(path, size, sha256): return crew.at(path, path.stat().st_size, path.stat().st_size)     # somebody else has fetched it while we waited
+    if not re.fullmatch(r"https?://[^\s/]\S*", job.url):
+        raise UserError(f"{job.url!r} could not be fetched: it is no http(s) address")
+    server = job.url.split("/")[2]
+    if _there(job):
+        return
+    with _owned(job, crew) as f:
+        if _there(job):                                    # somebody else has fetched it while we waited
+            size = job.path.stat().st_size
+            return crew.at(job.path, size, size)
         failed, wrong, best = 0, 0, f.seek(0, 2)
         while True:
             try:
-                crew.nap(crew.until.get(host, 0)-time.monotonic())
-                _attempt(url, path, f, size, sha256, crew)
-                if size is not None and f.tell() != size: f.truncate(0); raise OSError(f"{f.tell():,} bytes came, {size:,} were expected")
-                if sha256 and sha256_file(part) != sha256: f.truncate(0); wrong += 1; raise OSError("its sha256 is not the expected one")
-                os.fsync(f.fileno()); os.replace(part, path); _notes(path).unlink(missing_ok=True); sync_dir(path.parent)
-                have = path.stat().st_size; crew.at(path, have, have)
-                if sha256: _there(path, size, sha256)                            # leaves the mark
-                return
+                crew.nap(crew.not_before.get(server, 0)-time.monotonic())
+                return _fetch(job, f, crew)
             except (OSError, ValueError, http.client.HTTPException) as e:
+                if disk_full(e):
+                    raise
                 code, wait = getattr(e, "code", None), 0
-                if disk_full(e): raise
-                if code: wait = _asked_wait(e.headers); e.close()
-                if code == 416: f.truncate(0)                                    # a part of something else
-                now = f.seek(0, 2); failed = 1 if now > best else failed+1; best = max(best, now); crew.at(path, now)
-                gone = code and 400 <= code < 500 and code not in (408, 416, 425, 429)
-                if gone or wrong > 1 or wait > PATIENCE or failed >= tries:
-                    todo = ("check the address" if gone else "give another source" if wrong else f"wait {wait:,.0f} s" if wait > PATIENCE else "check the network, give a mirror (NANOCHAT_MIRROR)")
-                    raise UserError(f"{url} could not be fetched ({e if code else getattr(e, 'reason', None) or e}): {todo}, or put the file at {path} yourself, then run the same command again"
-                                    + (f"; {now:,} bytes are kept" if now else "")) from None
-                if wait: crew.until[host] = time.monotonic()+wait                # meant for the machine, not for one worker
+                if code:
+                    wait = _asked_wait(e.headers)
+                    e.close()
+                if code == 416:                            # a part of something else
+                    f.truncate(0)
+                kept = f.seek(0, 2)
+                failed = 1 if kept > best else failed+1
+                best = max(best, kept)
+                wrong += isinstance(e, _WrongBytes)
+                crew.at(job.path, kept)
+                if way_out := _way_out(e, wait, wrong, failed >= tries):
+                    _give_up(job, e, way_out, kept)
+                if wait:                                   # meant for the machine, not for one worker
+                    crew.not_before[server] = time.monotonic()+wait
                 crew.nap(wait+backoff(failed))
 
 # %% ../nbs/A3_hub.ipynb #0fe355e2
+def _bytes_here(path):
+    "Bytes of a file that are here already, whole or in its part"
+    for p in (path, path.with_name(path.name+".part")):
+        if p.exists():
+            return p.stat().st_size
+    return 0
+
+def _check_room(need, what):
+    "Make the folders, and refuse before the first byte what would not fit; need: {folder: bytes}"
+    for folder, n in need.items():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(folder).free
+        except OSError as e:
+            raise UserError(f"{what}: {folder} can't be used ({e.strerror}): "
+                            "set NANOCHAT_BASE_DIR to a folder that can") from None
+        if n > free:
+            raise UserError(f"{what}: {n/1e9:,.1f} GB to fetch, {free/1e9:,.1f} GB free on the disk of "
+                            f"{folder}: free some, or set NANOCHAT_BASE_DIR to another disk")
+
+def _work(todo, errors, tries, crew):
+    "One worker: take the next file from the queue until it is empty, or until somebody fails"
+    with contextlib.suppress(queue.Empty, _Stopped):
+        while not crew.stop.is_set():
+            job = todo.get_nowait()
+            try:
+                _get(job, tries, crew)
+            except _Stopped:
+                raise
+            except BaseException as e:
+                errors.append(e)
+                crew.stop.set()
+
+def _run_workers(jobs, workers, tries, crew)->list[BaseException]:
+    "Let some threads fetch all files; the errors that ended it, the first one first"
+    todo, errors = queue.SimpleQueue(), []
+    for job in jobs:
+        todo.put(job)
+    threads = [threading.Thread(target=_work, args=(todo, errors, tries, crew), daemon=True)
+               for _ in range(min(workers, len(jobs)))]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            while thread.is_alive() and not crew.stop.is_set():
+                thread.join(0.1)                           # short waits, so that Ctrl-C is heard
+    finally:
+        crew.stop.set()
+        end = time.monotonic()+1
+        while any(t.is_alive() for t in threads) and time.monotonic() < end:
+            time.sleep(0.01)                              # a worker that still waits for bytes ends by itself
+        crew.bar.close()
+    return errors
+
 def download_all(
     jobs:list,               # (url, path, size, sha256) each; size and sha256 may be None or left out
     workers:int=4,           # files at a time
     what:str|None="files",   # for the bar and for errors; None: no bar, for a thread in the background
     tries:int=5,             # failures in a row of one file that are one too many
 )->list[Path]:               # where they stand, in the order of the jobs
-    "Fetch many files: several at a time under one bar; what is there stays, what was begun goes on, and the first that fails for good ends it"
-    jobs = [(url, Path(path), size, sha256 and sha256.lower()) for url, path, size, sha256 in ((*job, None, None)[:4] for job in jobs)]
-    paths = [job[1] for job in jobs]
-    if len(set(paths)) < len(paths): raise ValueError("two jobs write the same file")
+    "Fetch many files under one bar; what was begun goes on, and the first that fails for good ends it"
+    jobs = [_Job(url, Path(path), size, sha256 and sha256.lower())
+            for url, path, size, sha256 in ((*job, None, None)[:4] for job in jobs)]
+    paths = [job.path for job in jobs]
+    if len(set(paths)) < len(paths):
+        raise ValueError("two jobs write the same file")
     files, need = {}, Counter()
-    for _, path, size, _ in jobs:
-        here = next((p.stat().st_size for p in (path, path.with_name(path.name+".part")) if p.exists()), 0)
-        files[path] = (here, size or here); need[path.parent] += max(0, (size or 0)-here)
-    for folder, n in need.items():
-        try: folder.mkdir(parents=True, exist_ok=True); free = shutil.disk_usage(folder).free
-        except OSError as e: raise UserError(f"{what or 'files'}: {folder} can't be used ({e.strerror}): set NANOCHAT_BASE_DIR to a folder that can") from None
-        if n > free: raise UserError(f"{what or 'files'}: {n/1e9:,.1f} GB to fetch, {free/1e9:,.1f} GB free on the disk of {folder}: free some, or set NANOCHAT_BASE_DIR to another disk")
-    todo, errors, crew = queue.SimpleQueue(), [], _Crew(files, what)
-    for job in jobs: todo.put(job)
-    def work():
-        with contextlib.suppress(queue.Empty, _Stopped):
-            while not crew.stop.is_set():
-                job = todo.get_nowait()
-                try: _get(*job, tries, crew)
-                except _Stopped: raise
-                except BaseException as e: errors.append(e); crew.stop.set()
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(workers, len(jobs)))]
-    try:
-        for t in threads: t.start()
-        for t in threads:
-            while t.is_alive() and not crew.stop.is_set(): t.join(0.1)           # short waits, so that Ctrl-C is heard
-    finally:
-        crew.stop.set(); end = time.monotonic()+1
-        while any(t.is_alive() for t in threads) and time.monotonic() < end: time.sleep(0.01)      # a worker that still waits for bytes ends by itself
-        crew.bar.close()
+    for job in jobs:
+        here = _bytes_here(job.path)
+        files[job.path] = (here, job.size or here)
+        need[job.path.parent] += max(0, (job.size or 0)-here)
+    _check_room(need, what or "files")
+    errors = _run_workers(jobs, workers, tries, _Crew(files, what))
     if errors and isinstance(errors[0], UserError) and len(jobs) > 1:
-        raise UserError(f"{errors[0]}; {sum(p.exists() for p in paths)} of {len(jobs)} {what or 'files'} are there, the same command goes on with the rest")
-    if errors: raise errors[0]
+        there = sum(p.exists() for p in paths)
+        raise UserError(f"{errors[0]}; {there} of {len(jobs)} {what or 'files'} are there, "
+                        "the same command goes on with the rest")
+    if errors:
+        raise errors[0]
     return paths
 
 def download(
@@ -215,6 +431,6 @@ def download(
     size:int|None=None,    # its bytes, where known
     sha256:str|None=None,  # its fingerprint, where known
     tries:int=5,           # failures in a row that are one too many
-)->Path:
-    "Fetch `url` to `path`: resumes a part, retries with backoff and jitter, proves size and sha256, renames at the end"
+)->Path:                   # `path`
+    "Fetch `url` to `path`: resumes a part, retries with backoff and jitter, proves it, renames last"
     return download_all([(url, path, size, sha256)], 1, Path(path).name, tries)[0]

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 # %% ../nbs/10_optim.ipynb #89389d56
-def _as_list(x): return [x] if isinstance(x, Tensor) else list(x)
+def _as_list(x):
+    return [x] if isinstance(x, Tensor) else list(x)
 
 def adamw_step(
     p:Tensor|list,         # parameter, or a list of them; changed in place
@@ -24,24 +25,32 @@ def adamw_step(
     weight_decay:float=0., # share of p (times lr) taken away first
 ):
     "One AdamW step in place, in torch.optim.AdamW's order of operations, so that the two agree bit for bit"
-    p, g, m, v, (b1, b2) = _as_list(p), _as_list(g), _as_list(m), _as_list(v), betas
-    if not p: return
-    if weight_decay: torch._foreach_mul_(p, 1-lr*weight_decay)
-    torch._foreach_lerp_(m, g, 1-b1)
-    torch._foreach_mul_(v, b2); torch._foreach_addcmul_(v, g, g, 1-b2)
+    p, g, m, v = (_as_list(x) for x in (p, g, m, v))
+    if not p:
+        return
+    beta1, beta2 = betas
+    if weight_decay:
+        torch._foreach_mul_(p, 1-lr*weight_decay)
+    torch._foreach_lerp_(m, g, 1-beta1)
+    torch._foreach_mul_(v, beta2)
+    torch._foreach_addcmul_(v, g, g, 1-beta2)
     size = torch._foreach_sqrt(v)                                      # the only new memory of the step
-    torch._foreach_div_(size, (1-b2**step)**0.5); torch._foreach_add_(size, eps)
-    torch._foreach_addcdiv_(p, m, size, -lr/(1-b1**step))
+    torch._foreach_div_(size, (1-beta2**step)**0.5)
+    torch._foreach_add_(size, eps)
+    torch._foreach_addcdiv_(p, m, size, -lr/(1-beta1**step))
 
 # %% ../nbs/10_optim.ipynb #35bc980e
 # rows (a, b, c) of the steps X <- aX + (bA + cA²)X with A = X Xᵀ
 NEWTON_SCHULZ = [(3.4445, -4.7750, 2.0315)]*5          # Jordan 2024: one polynomial for all five steps
-POLAR_EXPRESS = [                                      # Amsel et al. 2025: l = 0.001, 5 steps, cushion 0.02, safety 1.02
+
+# Amsel et al. 2025: l = 0.001, 5 steps, cushion 0.02, safety 1.02
+POLAR_EXPRESS = [
     (8.156554524902461, -22.48329292557795, 15.878769915207462),
     (4.042929935166739, -2.808917465908714, 0.5000178451051316),
     (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
     (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
-    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323)]
+    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+]
 
 # %% ../nbs/10_optim.ipynb #5f03125a
 def polar(
@@ -51,7 +60,8 @@ def polar(
 )->Tensor:                        # like G
     "Roughly U Vᵀ of G = U S Vᵀ, by matrix products alone"
     tall = G.size(-2) > G.size(-1)
-    X = (G.mT if tall else G).reshape(-1, *sorted(G.shape[-2:]))
+    lying = G.mT if tall else G
+    X = lying.reshape(-1, *lying.shape[-2:])
     size = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True)
     X = (X/(size*1.02 + 1e-6)).to(dtype)                               # no σ above 1, and zero stays zero
     for a, b, c in coefs:
@@ -63,11 +73,12 @@ def polar(
 # %% ../nbs/10_optim.ipynb #ebf10635
 def _even_rows(U, v, beta2):
     "Divide each row by the root of the running mean of its square, keeping the length of the whole"
-    now = torch.linalg.vector_norm(U, dim=-1, keepdim=True).square()/U.size(-1)
-    v.lerp_(now, 1-beta2)
-    s = v.clamp_min(1e-10).rsqrt()
-    keep = now.sum(-2, keepdim=True)/(now*s.square()).sum(-2, keepdim=True).clamp_min(1e-20)
-    return U*(s*keep.sqrt())                                           # one pass over U for all of it
+    mean_square = torch.linalg.vector_norm(U, dim=-1, keepdim=True).square()/U.size(-1)
+    v.lerp_(mean_square, 1-beta2)
+    scale = v.clamp_min(1e-10).rsqrt()
+    scaled = mean_square*scale.square()                                # each row's mean square afterwards
+    keep = mean_square.sum(-2, keepdim=True)/scaled.sum(-2, keepdim=True).clamp_min(1e-20)
+    return U*(scale*keep.sqrt())                                       # one pass over U for all of it
 
 # %% ../nbs/10_optim.ipynb #4e1b1365
 def muon_step(
@@ -84,8 +95,13 @@ def muon_step(
 ):
     "One Muon step in place: momentum, then the polar factor, with rows evened where `v` is given"
     m.lerp_(g, 1-momentum)
-    U = polar(g.lerp(m, momentum), coefs, dtype).float()               # Nesterov: look one step ahead
-    if v is not None: U = _even_rows(U, v, beta2)
-    W, U = ([W], [U]) if isinstance(W, Tensor) else (W, list(U.unbind(0)))
-    if weight_decay: torch._foreach_mul_(W, 1-lr*weight_decay)
-    torch._foreach_add_(W, U, alpha=-lr*max(1, g.size(-2)/g.size(-1))**0.5)
+    ahead = g.lerp(m, momentum)                                        # Nesterov: look one step ahead
+    U = polar(ahead, coefs, dtype).float()
+    if v is not None:
+        U = _even_rows(U, v, beta2)
+    weights = _as_list(W)
+    updates = [U] if isinstance(W, Tensor) else list(U.unbind(0))
+    if weight_decay:
+        torch._foreach_mul_(weights, 1-lr*weight_decay)
+    fan_out, fan_in = g.shape[-2:]
+    torch._foreach_add_(weights, updates, alpha=-lr*max(1, fan_out/fan_in)**0.5)

@@ -1,60 +1,126 @@
-"Two processes, one batch: the same training as one process, and checkpoints that do not tell how many wrote them"
+"Two processes, one batch: the same training as one process, and checkpoints that do not tell who wrote them"
+
 import json, shutil, socket, subprocess, sys
 import pytest
 from conftest import ROOT, Run, environment, lines_of, run_module
 
 STEPS = 12
-ARGS = ["--tier", "smoke", "--dtype", "float32", "--num_iterations", STEPS, "--save_every", 6, "--device_batch_size", 4]
+ARGS = [
+    "--tier",
+    "smoke",
+    "--dtype",
+    "float32",
+    "--num_iterations",
+    STEPS,
+    "--save_every",
+    6,
+    "--device_batch_size",
+    4,
+]
+
 
 def pretrain(base, name, processes, **env):
     "Pretrain with one process, or with several under torchrun, the total batch being the same"
-    if processes == 1: run_module("pretrain", "--run", name, *ARGS, base=base)
+    if processes == 1:
+        run_module("pretrain", "--run", name, *ARGS, base=base)
     else:
-        with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
-        done = subprocess.run([sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}", "-m", "nanochat.pretrain", "--",   # without the --, torchrun takes --run for its own --run-path
-                               "--run", name, *map(str, ARGS)], cwd=ROOT, env=environment(base, OMP_NUM_THREADS=1, NANOCHAT_DEVICE="cpu"), capture_output=True, text=True, timeout=300)
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                f"--nproc_per_node={processes}",
+                f"--master_port={port}",
+                "-m",
+                "nanochat.pretrain",
+                "--",  # without the --, torchrun takes --run for its own --run-path
+                "--run",
+                name,
+                *map(str, ARGS),
+            ],
+            cwd=ROOT,
+            env=environment(base, OMP_NUM_THREADS=1, NANOCHAT_DEVICE="cpu"),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
         assert done.returncode == 0, done.stderr[-3000:]
     return Run(base, name)
 
-def losses(run): return [l["loss"] for l in lines_of(run.dir, "base")]
+
+def losses(run):
+    return [l["loss"] for l in lines_of(run.dir, "base")]
+
 
 def half(run, name):
     "A copy of a run as it was at its first checkpoint"
-    copy = run.dir.parent/name; shutil.copytree(run.dir, copy)
-    shutil.rmtree(copy/"base"/f"step_{STEPS}"); (copy/"results"/"base.json").unlink()
+    copy = run.dir.parent / name
+    shutil.copytree(run.dir, copy)
+    shutil.rmtree(copy / "base" / f"step_{STEPS}")
+    (copy / "results" / "base.json").unlink()
     return Run(run.base, name)
+
 
 @pytest.fixture(scope="module")
 def one_and_two(tmp_path_factory):
     base = tmp_path_factory.mktemp("dist")
     return pretrain(base, "one", 1), pretrain(base, "two", 2)
 
+
 def close(a, b):
     assert len(a) == len(b) == STEPS
-    worst = max(abs(x-y)/x for x, y in zip(a, b))
+    worst = max(abs(x - y) / x for x, y in zip(a, b))
     print(f"largest relative difference of a loss: {worst:.1e}")
-    assert worst < 2e-4, (a, b)      # float32 sums in another order, grown over a dozen steps
+    assert worst < 2e-4, (a, b)  # float32 sums in another order, grown over a dozen steps
+
 
 @pytest.mark.slow
 def test_two_processes_end_at_the_loss_of_one(one_and_two):
     one, two = one_and_two
     close(losses(one), losses(two))
     assert losses(one)[-1] < losses(one)[0], "and it learns"
-    a, b = (json.loads((r.last("base")/"meta.json").read_text()) for r in one_and_two)
-    assert {k: v["size"] for k, v in a["files"].items() if k.endswith("safetensors")} == {k: v["size"] for k, v in b["files"].items() if k.endswith("safetensors")}
-    assert [p.name for p in sorted(two.last("base").iterdir())] == [p.name for p in sorted(one.last("base").iterdir())]
+    a, b = (json.loads((r.last("base") / "meta.json").read_text()) for r in one_and_two)
+    assert {k: v["size"] for k, v in a["files"].items() if k.endswith("safetensors")} == {
+        k: v["size"] for k, v in b["files"].items() if k.endswith("safetensors")
+    }
+    assert [p.name for p in sorted(two.last("base").iterdir())] == [
+        p.name for p in sorted(one.last("base").iterdir())
+    ]
+
 
 @pytest.mark.slow
 def test_each_resumes_the_other(one_and_two):
     one, two = one_and_two
     a, b = half(one, "one-then-two"), half(two, "two-then-one")
-    pretrain(one.base, a.name, 2); pretrain(one.base, b.name, 1)
+    pretrain(one.base, a.name, 2)
+    pretrain(one.base, b.name, 1)
     for run in (a, b):
         close(losses(run), losses(one))
-        assert [l["step"] for l in lines_of(run.dir, "base")] == list(range(1, STEPS+1))
+        assert [l["step"] for l in lines_of(run.dir, "base")] == list(range(1, STEPS + 1))
+
 
 @pytest.mark.slow
 def test_several_processes_that_do_not_divide_the_batch_are_told(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=3", "-m", "nanochat.pretrain", "--", "--run", "three", *map(str, ARGS)],
-                          cwd=ROOT, env=environment(tmp_path, OMP_NUM_THREADS=1, NANOCHAT_DEVICE="cpu"), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc_per_node=3",
+            "-m",
+            "nanochat.pretrain",
+            "--",
+            "--run",
+            "three",
+            *map(str, ARGS),
+        ],
+        cwd=ROOT,
+        env=environment(tmp_path, OMP_NUM_THREADS=1, NANOCHAT_DEVICE="cpu"),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode != 0 and "error: " in done.stderr and "3" in done.stderr

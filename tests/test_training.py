@@ -144,7 +144,7 @@ def test_every_kind_of_no_number_is_seen(tmp_path, number, where):
     save_checkpoint(tmp_path, "base", Training(model, opt, 1))
     if where == "a weight": model.backout_scale.data[0] = number
     if where == "a running mean": opt.state["wte.weight"][1][7, 3] = number
-    if where == "a row of Muon's": opt.groups[0]["v"][-1, -1] = number
+    if where == "a row of Muon's": opt.parts[0].row_mean_square[-1, -1] = number
     with pytest.raises(UserError, match="infinity or a NaN"): save_checkpoint(tmp_path, "base", Training(model, opt, 2))
     assert [p.name for p in (tmp_path/"base").iterdir()] == ["step_1"]
     if where == "a weight":
