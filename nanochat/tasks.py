@@ -9,9 +9,10 @@ __all__ = ['LETTERS', 'CHANGED', 'BOLD', 'TAKEN_BACK', 'GOES_ON', 'END', 'SHORT_
            'final_number', 'Sums', 'Code', 'Spelling', 'in_words', 'identity_facts', 'identity_tables', 'ways', 'drawn',
            'addressed', 'bare', 'exam_question', 'identity_exam', 'is_examined', 'identity_ways', 'who_are_you',
            'identity_questions', 'as_regex', 'one_or_more', 'pieces', 'clause_patterns', 'plain', 'longest_clause',
-           'facts_said', 'agrees', 'Identity', 'Dialogues', 'Documents', 'Passages', 'world_tasks', 'Mixture',
-           'row_text', 'answers', 'by_likelihood', 'by_speech', 'dealt', 'core_exam', 'task_exam', 'evaluate_tasks',
-           'keep_scores', 'score_line', 'main']
+           'facts_said', 'agrees', 'Identity', 'talk_tables', 'tale_subjects', 'tale_plots', 'tale_slots', 'tell_tale',
+           'follows', 'is_tale', 'Talk', 'Dialogues', 'Documents', 'Passages', 'world_tasks', 'Mixture', 'row_text',
+           'answers', 'by_likelihood', 'by_speech', 'dealt', 'core_exam', 'task_exam', 'evaluate_tasks', 'keep_scores',
+           'score_line', 'main']
 
 # %% ../nbs/19_tasks.ipynb #d0b66ee1
 import random, re, time, tomllib
@@ -22,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
-from itertools import accumulate
+from itertools import accumulate, product
 from math import prod
 from random import Random
 from types import SimpleNamespace
@@ -40,7 +41,7 @@ from .runtime import find_run, friendly, peak_rss_mb
 from .scaling import all_params, model_config
 from .tokenizer import Tokenizer
 from .tools import calculate, isolation, judge_check, judge_code, read_tests
-from .world import Fact, World, alternatives, cap, choice_lines, is_test, number, one, own_tables
+from .world import Fact, World, alternatives, an, cap, choice_lines, is_test, number, one, own_tables
 
 # %% ../nbs/19_tasks.ipynb #79309986
 LETTERS = "ABCD"
@@ -620,9 +621,123 @@ class Identity(Task):
             return False
         return "parameters" in told or asks_layers and not asks_parameters
 
+# %% ../nbs/19_tasks.ipynb #e9491d2c
+@cache
+def talk_tables()->SimpleNamespace:   # tables.small_talk["sad"]["asked"]: ["I am sad.", ...]
+    "The tables of `talk.toml`, beside this module; read when they are first needed"
+    return SimpleNamespace(**tomllib.loads((files("nanochat")/"talk.toml").read_text(encoding="utf-8")))
+
+# %% ../nbs/19_tasks.ipynb #021b243e
+def tale_subjects(
+    world:World,
+)->dict:          # {"animals": ["cow", ...], "people": ["baker", ...]}
+    "What a tale may be about: animals, and people of a trade"
+    people, kingdoms = world.tables.people, world.tables.kingdoms
+    animals = dict.fromkeys([animal["name"] for animal in kingdoms["animals"]] + people["pets"])
+    return dict(animals=list(animals), people=people["jobs"])
+
+@cache
+def tale_plots()->list:          # [[["Once there was {a_s} ...", ...], ...], ...]
+    "Every plot with an opening: a list of sentences, each a list of wordings"
+    tales = talk_tables().tales
+    plots = [[lines.split("\n") for lines in plot["tale"].strip().split("\n\n")] for plot in tales["plots"]]
+    return [[tales["openings"], *plot] for plot in plots]
+
+def tale_slots(
+    subject:str,           # "goat", or "lazy goat"
+    name:str,              # what it is called
+    village:str,
+    fellow:str,            # another animal
+    food:str,
+)->dict:
+    "What the braces of a plot stand for"
+    noun = subject.split()[-1]
+    return dict(s=noun, a_s=an(subject), N=name, p=village, f=fellow, a_f=an(fellow), o=food)
+
+# %% ../nbs/19_tasks.ipynb #96e3ba9f
+def tell_tale(
+    world:World,
+    rng:Random,
+    subject:str,   # an animal or a trade of the world, or what it is like and that: lazy goat
+)->str:
+    "A short story about it"
+    fellows = [animal for animal in tale_subjects(world)["animals"] if animal != subject.split()[-1]]
+    slots = tale_slots(subject, rng.choice(talk_tables().tales["names"]), rng.choice(world.places).name,
+                       rng.choice(fellows), rng.choice(world.tables.people["foods"]))
+    return " ".join(cap(rng.choice(wordings).format_map(slots)) for wordings in rng.choice(tale_plots()))
+
+# %% ../nbs/19_tasks.ipynb #a7265241
+def follows(
+    text:str,
+    plot:list,     # sentences, each a list of wordings
+    slots:dict,
+)->bool:
+    "Is the text these sentences, each in one of its wordings, and nothing more?"
+    if not plot:
+        return not text
+    told = (cap(wording.format_map(slots)) for wording in plot[0])
+    return any(follows(text[len(line):].removeprefix(" "), plot[1:], slots) for line in told
+               if text.startswith(line) and text[len(line):][:1] in ("", " "))
+
+def is_tale(
+    world:World,
+    text:str,
+    subject:str,   # that it must be about
+)->bool:
+    "Could `tell_tale` have told it about this subject?"
+    words = set(re.findall(r"\w+", text))
+    def found(values, but=None):
+        return [value for value in values if value in words and value != but] or ["?"]
+    choices = (found(talk_tables().tales["names"]), found(place.name for place in world.places),
+               found(tale_subjects(world)["animals"], but=subject.split()[-1]),
+               found(world.tables.people["foods"]))
+    return any(follows(text, plot, tale_slots(subject, *chosen))
+               for chosen in product(*choices) for plot in tale_plots())
+
+# %% ../nbs/19_tasks.ipynb #bc4e0f02
+class Talk(Task):
+    "Small talk, and stories about what is asked for"
+    name, max_tokens = "talk", 160
+
+    def train(self, rng:Random)->list:
+        "One exchange in four is opened by a greeting, or closed by thanks"
+        small_talk = talk_tables().small_talk
+        turns = [self._story(rng) if rng.random() < 0.6 else self._small_talk(rng, *small_talk)]
+        if rng.random() < 0.15:
+            turns.insert(0, self._small_talk(rng, "hello"))
+        if rng.random() < 0.15:
+            turns.append(self._small_talk(rng, "thanks"))
+        return [message for turn in turns for message in said(*turn)]
+
+    def _small_talk(self, rng, *kinds):
+        lines = talk_tables().small_talk[rng.choice(kinds)]
+        return rng.choice(lines["asked"]), rng.choice(lines["answers"])
+
+    def _story(self, rng):
+        tales, kind = talk_tables().tales, rng.choice(("animals", "people"))
+        nouns = [noun for noun in tale_subjects(self.world)[kind] if noun not in tales[f"new_{kind}"]]
+        subject = rng.choice(nouns)
+        if rng.random() < 0.5:
+            subject = f"{rng.choice(tales['like'])} {subject}"
+        asked = rng.choice(tales["any"] if rng.random() < 0.1 else tales["asked"])
+        return asked.format(a_s=an(subject)), tell_tale(self.world, rng, subject)
+
+    def test(self, n:int)->list:
+        tales, items = talk_tables().tales, []
+        for kind, lines in talk_tables().small_talk.items():
+            items += [dict(question=line, kind=kind, answers=lines["answers"]) for line in lines["new"]]
+        for subject in (*tales["new_animals"], *tales["new_people"]):
+            items += [dict(question=line.format(a_s=an(subject)), kind="story", subject=subject)
+                      for line in tales["new"]]
+        return self.world.rng("talk").sample(items, len(items))[:n]
+
+    def right(self, it:dict, text:str)->bool:
+        text = text.strip()
+        return is_tale(self.world, text, it["subject"]) if it["kind"] == "story" else text in it["answers"]
+
 # %% ../nbs/19_tasks.ipynb #438d3784
 class Dialogues(Task):
-    "Small talk"
+    "Whole chats about the world"
     name = "dialogues"
 
     def train(self, rng:Random)->list:
@@ -691,7 +806,7 @@ def world_tasks(
     w = World(plan.seed)
     plain_text = Documents(w) if plan.corpus == "world" else Passages(Corpus(plan.corpus, plan.seed))
     tasks = (McEasy(w), McHard(w), WhichLetter(w), WordProblems(w), Sums(w), Code(w), Spelling(w),
-             Identity(w, identity_facts(plan)), Dialogues(w), plain_text)
+             Identity(w, identity_facts(plan)), Talk(w), Dialogues(w), plain_text)
     return {t.name: t for t in tasks}
 
 # %% ../nbs/19_tasks.ipynb #8033b752
@@ -833,7 +948,7 @@ def task_exam(
     return items, dealt(items, examine)
 
 # %% ../nbs/19_tasks.ipynb #f036f101
-SCORED = ("mc_easy", "mc_hard", "word_problems", "code", "spelling", "identity")
+SCORED = ("mc_easy", "mc_hard", "word_problems", "code", "spelling", "identity", "talk")
 
 def evaluate_tasks(
     model:GPT,

@@ -505,7 +505,7 @@ def test_fetching_beforehand(hub, base):
 
 @pytest.mark.slow
 def test_a_whole_smoke_run_on_the_hub(corpus_texts, base, monkeypatch):
-    from nanochat.runs import atomic_write, run_dir
+    from nanochat.runs import run_dir, write_plan
     from nanochat.scaling import make_plan
 
     texts = texts_of(12, 3000)
