@@ -922,10 +922,11 @@ def documents(
     source:str|Path="world",   # world, a folder, one file, or a name in HUB
     split:str="train",         # train or val
     seed:int=0,                # of the order (folder, hub), or of World
-    **more,                    # start, epochs, rank, world: as in `Corpus.documents`
+    start:int=0,               # number of the first document wanted
+    **more,                    # epochs, rank, world: as in `Corpus.documents`
 )->Iterator[str]:
-    "The documents of a source, for those who need nothing else of it"
-    return Corpus(source, seed).documents(split, **more)
+    "The documents of a source, for code that needs nothing else of it"
+    return Corpus(source, seed).documents(split, start, **more)
 
 # %% ../nbs/03_corpus.ipynb #b012302a
 @call_parse
