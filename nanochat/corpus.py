@@ -269,6 +269,7 @@ def parquet_rows(
     batches = file.iter_batches(columns=["text"], batch_size=512)
     yield from enumerate(chain.from_iterable(batch.column(0).to_pylist() for batch in batches), 1)
 
+# %% ../nbs/03_corpus.ipynb #91c8e4f0
 def rows_of(
     path:Path,                  # .txt, .md, .jsonl, .csv (.gz, .xz, .zst) or .parquet
     skipped:Skipped|None=None,  # counts the rows without a text
@@ -609,6 +610,7 @@ def list_hub(
         raise ValueError(f"it lists {different} different shards, there should be {corpus['shards']}")
     return dict(repo=corpus["repo"], revision=commit, files=sorted(files))
 
+# %% ../nbs/03_corpus.ipynb #c2f94b18
 def hub_dir(name:str)->Path:
     "Where the shards of a hub corpus lie on this disk"
     return base_dir()/"hub"/name
@@ -824,7 +826,7 @@ def world_course(
         yield from islice(w.documents("train", w.OPENING_WEIGHTS, seed=1), w.OPENING)
     yield from w.documents(split)
 
-# %% ../nbs/03_corpus.ipynb #2790e8fa
+# %% ../nbs/03_corpus.ipynb #e3915fd4
 @dataclass
 class Scan:
     "What one pass over the beginning of a corpus has found, and what that makes for all of its training text"
@@ -838,6 +840,7 @@ class Scan:
         "An estimate: the rest is taken to be like the beginning"
         return self.all_bytes and self.n_tokens/self.n_bytes*self.all_bytes
 
+# %% ../nbs/03_corpus.ipynb #2790e8fa
 @dataclass(frozen=True)
 class Corpus:
     "Where text comes from, and in which order it is read"
@@ -918,6 +921,7 @@ class Corpus:
             digest.update(str(corpus_size(self.source)).encode())
         return digest.hexdigest()[:16]
 
+# %% ../nbs/03_corpus.ipynb #4fa17c35
 def documents(
     source:str|Path="world",   # world, a folder, one file, or a name in HUB
     split:str="train",         # train or val

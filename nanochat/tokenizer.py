@@ -196,10 +196,10 @@ class StreamDecoder:
 
 # %% ../nbs/04_tokenizer.ipynb #bad88bcc
 def fingerprint(
-    d:dict,   # what tokenizer.json holds
-)->str:       # sha256 of all that matters in it
+    said:dict,   # what tokenizer.json holds
+)->str:          # sha256 of all that matters in it
     "A change of any token, of their order or of the pattern gives another fingerprint"
-    matters = [d["pattern"], d["special_tokens"], d["ranks"]]
+    matters = [said["pattern"], said["special_tokens"], said["ranks"]]
     return hashlib.sha256(json.dumps(matters).encode()).hexdigest()
 
 @patch
