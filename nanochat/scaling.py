@@ -5,24 +5,25 @@
 # %% auto #0
 __all__ = ['SMALLEST_VOCABULARY', 'SHORTEST_ROW', 'LIMITS', 'PLANNED', 'MID', 'SFT', 'SMOKE', 'LAPTOP', 'TIERS', 'EPOCHS',
            'FEWEST_STEPS', 'config_for', 'model_config', 'count_params', 'matrix_params', 'all_params', 'reason',
-           'check_sizes', 'micro_batches', 'kept_for_backward', 'gpu_bytes', 'scale_plan', 'count_tokens',
-           'fit_to_text', 'check_shares', 'widened', 'make_plan', 'check_memory', 'open_run', 'describe',
-           'describe_scale', 'training_flops', 'kept_record', 'expected_minutes', 'describe_machine', 'main']
+           'check_sizes', 'micro_batches', 'kept_for_backward', 'gpu_bytes', 'rows_that_fit', 'ScalePlan', 'scale_plan',
+           'check_shares', 'widened', 'with_options', 'make_plan', 'count_tokens', 'fit_to_text', 'check_memory',
+           'open_run', 'describe', 'describe_scale', 'training_flops', 'kept_record', 'expected_minutes',
+           'describe_machine', 'main']
 
 # %% ../nbs/13_scaling.ipynb #768b12d3
+import importlib
 import json
 import math
 import os
 import platform
-import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 import torch
 from fastcore.script import call_parse
 from .corpus import HUB, Corpus
 from .distributed import param_groups, state_bytes
 from .gpt import GPT, GPTConfig, MODERN, flops_per_token, has_ve
-from .runs import (DTYPES, TIER_DEPTH, BaseStage, ChatStage, Plan, RLStage, UserError, free_space, print0,
+from .runs import (DTYPES, TIER_DEPTH, BaseStage, ChatStage, Plan, RLStage, UserError, free_space,
                            read_plan, refuse_changes, run_dir, run_name, world_size, write_plan)
 from .runtime import Run, friendly, matmul_flops, pick_device
 from .tokenizer import SPECIAL_TOKENS, Tokenizer
@@ -59,36 +60,42 @@ def model_config(
 
 # %% ../nbs/13_scaling.ipynb #bba20aaf
 def count_params(
-    c:GPTConfig,
+    config:GPTConfig,
 )->dict[str,int]:    # parameters of each part
     "Parameters by part, counted without building the model"
-    kv = c.n_kv_head*(c.n_embd//c.n_head)
-    tables = c.value_embeds*sum(has_ve(i, c.n_layer) for i in range(c.n_layer))
+    n_layer, n_embd = config.n_layer, config.n_embd
+    kv_channels = config.n_kv_head*(n_embd//config.n_head)
+    n_tables = config.value_embeds*sum(has_ve(layer, n_layer) for layer in range(n_layer))
+    attention = 2*n_embd**2 + 2*n_embd*kv_channels       # queries and output; keys and values
     return dict(
-        blocks=c.n_layer*(2*c.n_embd**2 + 2*c.n_embd*kv + 8*c.n_embd**2),
-        embedding=c.vocab_size*c.n_embd,
-        head=c.vocab_size*c.n_embd,
-        value_tables=tables*c.vocab_size*kv,
-        gates=tables*c.n_kv_head*c.n_embd + c.smear*c.n_embd,
-        scales=2*c.n_layer*c.x0_residual + c.smear + c.backout)
+        blocks=n_layer*(attention + 8*n_embd**2),
+        embedding=config.vocab_size*n_embd,
+        head=config.vocab_size*n_embd,
+        value_tables=n_tables*config.vocab_size*kv_channels,
+        gates=n_tables*config.n_kv_head*n_embd + config.smear*n_embd,
+        scales=2*n_layer*config.x0_residual + config.smear + config.backout)
 
-def matrix_params(c:GPTConfig)->int:
+def matrix_params(config:GPTConfig)->int:
     "Parameters that multiply at every token: 12 C² a layer with full heads, the head's V C, and gates"
-    n = count_params(c)
-    return n["blocks"] + n["head"] + n["gates"]
+    parts = count_params(config)
+    return parts["blocks"] + parts["head"] + parts["gates"]
 
-def all_params(c:GPTConfig)->int:
+def all_params(config:GPTConfig)->int:
     "Every parameter, tables and switches with it"
-    return sum(count_params(c).values())
+    return sum(count_params(config).values())
 
 # %% ../nbs/13_scaling.ipynb #4cafa766
 SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)      # every byte, and the words that no user can type
 SHORTEST_ROW = 64      # twice as many positions hold the shorter questions of every exam, with an answer
 LIMITS = dict(
-    depth=(1, 256), vocab_size=(SMALLEST_VOCABULARY, 1 << 20), seq_len=(SHORTEST_ROW, 1 << 17), seed=(-2**63, 2**63-1),
-    num_iterations=(1, 10**9), save_every=(1, 10**9), device_batch_size=(1, 1 << 16), total_batch_size=(1, 1 << 30))
+    depth=(1, 256), vocab_size=(SMALLEST_VOCABULARY, 1 << 20), seq_len=(SHORTEST_ROW, 1 << 17),
+    seed=(-2**63, 2**63-1), num_iterations=(1, 10**9), save_every=(1, 10**9),
+    device_batch_size=(1, 1 << 16), total_batch_size=(1, 1 << 30))
 
-def reason(name:str, value:int)->str:
+def reason(
+    name:str,     # of an option
+    value:int,    # that was given
+)->str:           # nothing where the limit speaks for itself
     "Why a size may not be so small"
     if name == "vocab_size" and value < SMALLEST_VOCABULARY:
         return f" (256 bytes and {len(SPECIAL_TOKENS)} special tokens are always there)"
@@ -99,11 +106,13 @@ def reason(name:str, value:int)->str:
 def check_sizes(
     given:dict,    # options by name
 ):
-    "Refuse what is no whole number, and what no run can mean"
+    "Refuse what is not a whole number, and what no run could use"
     for name, value in given.items():
         low, high = LIMITS[name]
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise UserError(f"{name} {value}: must be a whole number from {low} to {high}" + reason(name, value))
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not whole or not low <= value <= high:
+            why = reason(name, value)
+            raise UserError(f"{name} {value}: must be a whole number from {low} to {high}{why}")
 
 # %% ../nbs/13_scaling.ipynb #e1b5f75f
 def micro_batches(
@@ -113,87 +122,192 @@ def micro_batches(
 )->tuple[int,int]:    # (rows of a micro-batch, micro-batches of each process)
     "The largest micro-batches that make up a step exactly: size x count x world is rows, always"
     if rows < 1 or device_rows < 1 or world < 1 or rows % world:
-        raise UserError(f"a step of {rows} rows, at most {device_rows} at once, can't be shared equally by {world} "
-                        f"processes: the rows (total_batch_size over seq_len) must be a multiple of the processes")
+        raise UserError(f"a step of {rows} rows, at most {device_rows} at once, can't be shared equally by "
+                        f"{world} processes: the rows (total_batch_size over seq_len) must be a multiple of "
+                        "the processes")
     own = rows//world
     size = next(d for d in range(min(device_rows, own), 0, -1) if own % d == 0)
     return size, own//size
 
 # %% ../nbs/13_scaling.ipynb #8a2e616d
-# The tiers that are planned and not built: what they would train, and on how many GPUs
-PLANNED = dict(gpu=dict(gpus=1, switches=MODERN), full=dict(gpus=8, switches=MODERN))
-
 def kept_for_backward(
-    c:GPTConfig,
+    config:GPTConfig,
     rows:int,      # that a GPU computes at once
 )->int:            # bytes
-    "What the forward pass keeps in bfloat16 with fused attention and norms, as counted: for each layer, and the ends"
-    layer, ends = (40.6, 13.) if c.value_embeds and c.x0_residual else (40.1, 4.)
-    return round(rows*c.seq_len*c.n_embd*(layer*c.n_layer + ends))
+    "What the forward pass keeps in bfloat16 with fused attention and norms, as counted on meta"
+    modern = config.value_embeds and config.x0_residual
+    per_layer, ends = (40.6, 13.) if modern else (40.1, 4.)     # bytes for each token and channel
+    return round(rows*config.seq_len*config.n_embd*(per_layer*config.n_layer + ends))
 
 def gpu_bytes(
-    c:GPTConfig,
+    config:GPTConfig,
     gpus:int,      # that share the optimizer's state
 )->int:
-    "Memory that training takes on the fullest GPU, beside what is kept for the way back"
-    with torch.device("meta"): groups = param_groups(GPT(c, torch.bfloat16))
-    weights_and_gradients, state = 8*all_params(c), max(state_bytes(groups, gpus))
-    copies, logits = 2*matrix_params(c), 4*4*2**26       # the head's chunk in float32, thrice, and its gradient
+    "Memory that training takes on the fullest GPU, beside what is kept for the backward pass"
+    with torch.device("meta"):
+        groups = param_groups(GPT(config, torch.bfloat16))
+    weights_and_gradients = 8*all_params(config)
+    state = max(state_bytes(groups, gpus))
+    copies = 2*matrix_params(config)
+    logits = 4*4*2**26                     # the head's chunk in float32, thrice, and its gradient
     return weights_and_gradients + state + copies + logits
+
+def rows_that_fit(
+    config:GPTConfig,
+    step_rows:int,         # of a step, over all GPUs
+    gpus:int,
+    gpu_memory:float,      # bytes of one GPU
+)->tuple[int,int,float]:   # (rows at once, micro-batches of each GPU, bytes taken on the fullest GPU)
+    "As many rows at once as leave a tenth of the memory free, 32 at most; one where even that is too much"
+    fixed = gpu_bytes(config, gpus)
+    for limit in (32, 16, 8, 4, 2, 1):
+        rows, count = micro_batches(step_rows, limit, gpus)
+        taken = fixed + kept_for_backward(config, rows)
+        if taken < 0.9*gpu_memory:
+            break
+    return rows, count, taken
+
+# %% ../nbs/13_scaling.ipynb #7d0fd94f
+@dataclass(frozen=True)
+class ScalePlan:
+    "What a depth asks for on a node of GPUs: planned, not measured"
+    depth:int                # layers
+    gpus:int
+    params:int               # parameters in all
+    parts:dict[str,int]      # parameters of each part
+    tokens:int               # that pretraining reads
+    steps:int                # of the optimizer
+    flops:int                # operations of all steps
+    hours:float              # of pretraining, at the assumed share of the peak
+    dollars:float            # for them, on all GPUs
+    device_rows:int          # rows that a GPU computes at once
+    micro_batches:int        # that each GPU adds up in a step
+    gib_per_gpu:float        # memory taken on the fullest GPU, GiB
+    fits:bool                # with a tenth of a GPU's memory left free?
+
+# The tiers that are planned and not built: what they would train, and on how many GPUs
+PLANNED = dict(gpu=dict(gpus=1, switches=MODERN), full=dict(gpus=8, switches=MODERN))
 
 def scale_plan(
     depth:int=20,
     gpus:int=8,
-    switches:dict=MODERN,      # {}: the classic shape of 2025
-    tokens_per_param:float=20.,# for each parameter of the classic shape: the recipe of 2025
-    peak:float=989e12,         # bf16 FLOP/s of one GPU; H100's data sheet
-    mfu:float=0.5,             # share of it that training gets; nanochat reports about 0.51 at depth 32
-    dollars_per_hour:float=3., # per GPU
-    batch_tokens:int=524288,
-    seq_len:int=2048, vocab_size:int=65536,
-    gpu_memory:float=80e9,     # bytes of one GPU, of which a tenth is left free
-)->dict:
-    "What a depth asks for on a node of GPUs: planned, not measured"
+    switches:dict=MODERN,         # {}: the classic shape of 2025
+    tokens_per_param:float=20.,   # for each parameter of the classic shape: the recipe of 2025
+    peak:float=989e12,            # bf16 FLOP/s of one GPU; H100's data sheet
+    mfu:float=0.5,                # share of it that training gets; nanochat reports about 0.51 at depth 32
+    dollars_per_hour:float=3.,    # per GPU
+    batch_tokens:int=524288,      # of a step
+    seq_len:int=2048,             # T
+    vocab_size:int=65536,         # V
+    gpu_memory:float=80e9,        # bytes of one GPU
+)->ScalePlan:
+    "Follow a depth to its tokens, hours, dollars and memory on a node of GPUs"
     check_sizes(dict(depth=depth, seq_len=seq_len, vocab_size=vocab_size))
-    c, classic = (config_for(depth, vocab_size, seq_len, modern=False, **more) for more in (switches, {}))
+    config = config_for(depth, vocab_size, seq_len, modern=False, **switches)
+    classic = config_for(depth, vocab_size, seq_len, modern=False)
     steps = math.ceil(tokens_per_param*all_params(classic)/batch_tokens)
     tokens = steps*batch_tokens
-    flops = (6*matrix_params(c) + 12*c.n_layer*c.n_embd*seq_len)*tokens
+    flops = (6*matrix_params(config) + 12*depth*config.n_embd*seq_len)*tokens
     hours = flops/(peak*mfu*gpus)/3600
-    fixed = gpu_bytes(c, gpus)
-    for limit in (32, 16, 8, 4, 2, 1):
-        rows, micro = micro_batches(batch_tokens//seq_len, limit, gpus)
-        memory = fixed + kept_for_backward(c, rows)
-        if memory < 0.9*gpu_memory: break
-    return dict(depth=depth, gpus=gpus, params=all_params(c), parts=count_params(c), tokens=tokens, steps=steps,
-                flops=flops, hours=hours, dollars=hours*gpus*dollars_per_hour, device_rows=rows, micro_batches=micro,
-                gib_per_gpu=memory/2**30, fits=memory < 0.9*gpu_memory)
+    rows, count, taken = rows_that_fit(config, batch_tokens//seq_len, gpus, gpu_memory)
+    return ScalePlan(
+        depth=depth, gpus=gpus, params=all_params(config), parts=count_params(config),
+        tokens=tokens, steps=steps, flops=flops, hours=hours, dollars=hours*gpus*dollars_per_hour,
+        device_rows=rows, micro_batches=count, gib_per_gpu=taken/2**30, fits=taken < 0.9*gpu_memory)
 
 # %% ../nbs/13_scaling.ipynb #37d5d1b8
-MID = dict(documents=15, dialogues=5, talk=8, mc_easy=8, mc_hard=12, which_letter=10, word_problems=35, sums=4,
-           spelling=8, code=3)
-SFT = dict(dialogues=12, talk=44, mc_easy=14, mc_hard=16, which_letter=4, word_problems=16, sums=14, spelling=12,
-           code=8, identity=34)
+MID = dict(documents=15, dialogues=5, talk=8, mc_easy=8, mc_hard=12, which_letter=10, word_problems=35,
+           sums=4, spelling=8, code=3)
+SFT = dict(dialogues=12, talk=44, mc_easy=14, mc_hard=16, which_letter=4, word_problems=16, sums=14,
+           spelling=12, code=8, identity=34)
 
-# World's tiers: shapes and stage lengths in steps, found by trials on two cores (chapter 24 shows what they reach)
+# World's tiers: shapes and stage lengths, found by trials on two cores; chapter 24 shows what they reach
 SMOKE = Plan(
     tier="smoke", corpus="world", seed=0, depth=TIER_DEPTH["smoke"], n_embd=64, n_head=2, vocab_size=512,
     seq_len=128, switches=MODERN, tokenizer_bytes=300_000, lanes=8, eval_n=24, val_tokens=8192,
-    base=BaseStage(steps=60, save_every=20, rows=8, device_rows=8, matrix_lr=0.02, embed_lr=0.2, head_lr=0.004),
+    base=BaseStage(steps=60, save_every=20, rows=8, device_rows=8,
+                   matrix_lr=0.02, embed_lr=0.2, head_lr=0.004),
     mid=ChatStage(steps=40, save_every=20, rows=8, device_rows=8, lr_scale=1.0, mix=MID),
     sft=ChatStage(steps=40, save_every=20, rows=8, device_rows=8, lr_scale=0.5, warmdown=1.0, mix=SFT),
     rl=RLStage(steps=6, save_every=3, prompts=4, samples=4, lr_scale=0.1))
 LAPTOP = Plan(
     tier="laptop", corpus="world", seed=0, depth=TIER_DEPTH["laptop"], n_embd=128, n_head=2, vocab_size=1024,
     seq_len=256, switches=MODERN, tokenizer_bytes=4_000_000, lanes=4, eval_n=300, val_tokens=200_000,
-    base=BaseStage(steps=2600, save_every=600, rows=4, device_rows=4, matrix_lr=0.01, embed_lr=0.1, head_lr=0.002,
-                   warmdown=0.4),
+    base=BaseStage(steps=2600, save_every=600, rows=4, device_rows=4,
+                   matrix_lr=0.01, embed_lr=0.1, head_lr=0.002, warmdown=0.4),
     mid=ChatStage(steps=1000, save_every=400, rows=4, device_rows=4, lr_scale=1.0, warmdown=0.4, mix=MID),
     sft=ChatStage(steps=1350, save_every=400, rows=4, device_rows=4, lr_scale=1.0, warmdown=1.0, mix=SFT),
     rl=RLStage(steps=60, save_every=10, prompts=28, samples=8, lr_scale=0.6))
 TIERS = dict(smoke=SMOKE, laptop=LAPTOP)
 
 # %% ../nbs/13_scaling.ipynb #cf0d843c
+def check_shares(
+    plan:Plan,
+    world:int,    # processes
+):
+    "Refuse a number of processes that can't share a run's rows and lanes equally"
+    for stage in (plan.base, plan.mid, plan.sft):
+        micro_batches(stage.rows, stage.device_rows, world)
+    if plan.lanes % world:
+        raise UserError(f"{plan.lanes} lanes of text can't be shared equally by {world} processes: "
+                        f"take a number that divides {plan.lanes}")
+
+def widened(
+    plan:Plan,    # of a tier
+    depth:int,    # that is asked for
+)->Plan:
+    "Another depth, with the tier's own width per layer and size of a head"
+    if depth == plan.depth:
+        return plan
+    head, per_layer = plan.n_embd//plan.n_head, plan.n_embd//plan.depth
+    n_embd = math.ceil(depth*per_layer/head)*head
+    return replace(plan, depth=depth, n_embd=n_embd, n_head=n_embd//head)
+
+def with_options(
+    plan:Plan,
+    given:dict,   # options by name, each within its limits
+)->Plan:
+    "The plan with the sizes, batch and steps that were asked for"
+    sizes = {name: given[name] for name in ("vocab_size", "seq_len") if name in given}
+    plan = replace(plan, **sizes)
+    base = plan.base
+    batch = given.get("total_batch_size", base.rows*plan.seq_len)
+    if batch % plan.seq_len:
+        raise UserError(f"total_batch_size {batch}: it must be a multiple of the {plan.seq_len} tokens "
+                        "of a row")
+    base = replace(base, rows=batch//plan.seq_len,
+                   steps=given.get("num_iterations", base.steps),
+                   save_every=given.get("save_every", base.save_every),
+                   device_rows=given.get("device_batch_size", base.device_rows))
+    return replace(plan, base=base)
+
+def make_plan(
+    tier:str="laptop",    # a name in TIERS
+    corpus:str="world",   # world, a name in HUB, or a folder of text
+    depth:int=None,       # layers, where the tier's should not decide
+    seed:int=0,
+    dtype:str="auto",
+    world:int=1,          # processes that are to share the work
+    **over,               # vocab_size, seq_len, num_iterations, save_every, device_ and total_batch_size
+)->Plan:
+    "Every setting of a run"
+    if tier not in TIERS:
+        raise UserError(f"tier {tier!r} is not built yet: there are {', '.join(TIERS)}")
+    if dtype not in DTYPES:
+        raise UserError(f"dtype {dtype!r}: use float32, bfloat16 or auto")
+    plan = TIERS[tier]
+    over = {name: value for name, value in over.items() if value is not None}
+    depth = plan.depth if depth is None else depth
+    check_sizes(dict(over, seed=seed, depth=depth))
+    plan = replace(widened(plan, depth), corpus=corpus, seed=seed, dtype=dtype)
+    plan = with_options(plan, over)
+    check_shares(plan, world)
+    if corpus in ("world", *HUB):
+        return plan
+    plan = replace(plan, corpus=str(Path(corpus).resolve()))
+    return plan if "num_iterations" in over else fit_to_text(plan)       # who says how many steps, gets them
+
+# %% ../nbs/13_scaling.ipynb #92e6495f
 EPOCHS = 4             # how often a folder's text is read at most: chapter 14 says why
 FEWEST_STEPS = 100     # that a small folder gets all the same
 
@@ -217,69 +331,16 @@ def fit_to_text(
     plan:Plan,
 )->Plan:
     "A folder is read `EPOCHS` times at most, and must fill a row"
-    n_tokens, base = count_tokens(Corpus(plan.corpus, plan.seed), plan.vocab_size), plan.base
+    base = plan.base
+    n_tokens = count_tokens(Corpus(plan.corpus, plan.seed), plan.vocab_size)
     if n_tokens <= plan.seq_len:
-        raise UserError(f"seq_len {plan.seq_len} is longer than the training text of corpus {plan.corpus!r}, which is "
-                        f"about {n_tokens:.0f} tokens: give a smaller --seq_len, or the folder more text")
+        raise UserError(f"seq_len {plan.seq_len} is longer than the training text of corpus {plan.corpus!r}, "
+                        f"which is about {n_tokens:.0f} tokens: give a smaller --seq_len, "
+                        "or the folder more text")
     enough = max(FEWEST_STEPS, round(EPOCHS*n_tokens/(base.rows*plan.seq_len)))
     if base.steps <= enough:
         return plan
     return replace(plan, base=replace(base, steps=enough, planned_steps=base.steps))
-
-def check_shares(
-    plan:Plan,
-    world:int,    # processes
-):
-    "Refuse a number of processes that can't share a run's rows and lanes equally"
-    for stage in (plan.base, plan.mid, plan.sft):
-        micro_batches(stage.rows, stage.device_rows, world)
-    if plan.lanes % world:
-        raise UserError(f"{plan.lanes} lanes of text can't be shared equally by {world} processes: "
-                        f"take a number that divides {plan.lanes}")
-
-def widened(
-    plan:Plan,    # of a tier
-    depth:int,    # that is asked for
-)->Plan:
-    "Another depth, with the tier's own width per layer and size of a head"
-    if depth == plan.depth:
-        return plan
-    head, per_layer = plan.n_embd//plan.n_head, plan.n_embd//plan.depth
-    n_embd = math.ceil(depth*per_layer/head)*head
-    return replace(plan, depth=depth, n_embd=n_embd, n_head=n_embd//head)
-
-def make_plan(
-    tier:str="laptop",    # a name in TIERS
-    corpus:str="world",   # world, a name in HUB, or a folder of text
-    depth:int=None,       # layers, where the tier's should not decide
-    seed:int=0,
-    dtype:str="auto",
-    world:int=1,          # processes that are to share the work
-    **over,               # vocab_size, seq_len, num_iterations, save_every, device_batch_size, total_batch_size
-)->Plan:
-    "Every setting of a run"
-    if tier not in TIERS:
-        raise UserError(f"tier {tier!r} is not built yet: there are {', '.join(TIERS)}")
-    if dtype not in DTYPES:
-        raise UserError(f"dtype {dtype!r}: use float32, bfloat16 or auto")
-    plan = TIERS[tier]
-    over = {name: value for name, value in over.items() if value is not None}
-    depth = plan.depth if depth is None else depth
-    check_sizes(dict(over, seed=seed, depth=depth))
-    sizes = {name: over[name] for name in ("vocab_size", "seq_len") if name in over}
-    plan = replace(widened(plan, depth), corpus=corpus, seed=seed, dtype=dtype, **sizes)
-    batch = over.get("total_batch_size", plan.base.rows*plan.seq_len)
-    if batch % plan.seq_len:
-        raise UserError(f"total_batch_size {batch}: it must be a multiple of the {plan.seq_len} tokens of a row")
-    base = replace(plan.base, rows=batch//plan.seq_len, steps=over.get("num_iterations", plan.base.steps),
-                   save_every=over.get("save_every", plan.base.save_every),
-                   device_rows=over.get("device_batch_size", plan.base.device_rows))
-    plan = replace(plan, base=base)
-    check_shares(plan, world)
-    if corpus in ("world", *HUB):
-        return plan
-    plan = replace(plan, corpus=str(Path(corpus).resolve()))
-    return plan if "num_iterations" in over else fit_to_text(plan)       # who says how many steps, gets them
 
 # %% ../nbs/13_scaling.ipynb #f1c13bb0
 def check_memory(
@@ -294,9 +355,9 @@ def check_memory(
         need = 4*all_params(shape)         # the GPU holds the rest
     have = os.sysconf("SC_PAGE_SIZE")*os.sysconf("SC_PHYS_PAGES")
     if need > have:
-        raise UserError(f"depth {shape.n_layer}, {shape.n_embd} wide, vocabulary {shape.vocab_size}, {rows} rows of "
-                        f"{shape.seq_len} at once: training takes {need/1e9:,.0f} GB or more and this machine has "
-                        f"{have/1e9:,.0f} GB: make one of them smaller")
+        raise UserError(f"depth {shape.n_layer}, {shape.n_embd} wide, vocabulary {shape.vocab_size}, "
+                        f"{rows} rows of {shape.seq_len} at once: training takes {need/1e9:,.0f} GB or more "
+                        f"and this machine has {have/1e9:,.0f} GB: make one of them smaller")
 
 def open_run(
     run:str=None,      # its name; default: from tier, corpus, depth and seed
@@ -324,28 +385,33 @@ def describe(
 )->str:
     "A run's plan in a few lines"
     shape = model_config(plan)
-    lines = [f"tier {plan.tier}, corpus {plan.corpus}, seed {plan.seed}: {shape.n_layer} layers, {shape.n_embd} wide, "
-             f"{all_params(shape)/1e6:.1f}M parameters, vocabulary {shape.vocab_size}, rows of {shape.seq_len} tokens"]
+    head = (f"tier {plan.tier}, corpus {plan.corpus}, seed {plan.seed}: {shape.n_layer} layers, "
+            f"{shape.n_embd} wide, {all_params(shape)/1e6:.1f}M parameters, vocabulary {shape.vocab_size}, "
+            f"rows of {shape.seq_len} tokens")
+    lines = [head]
     for name in ("base", "mid", "sft"):
         stage = plan.stage(name)
         lines.append(f"{name:5}{stage.steps:6} steps of {stage.rows} rows = {plan.tokens(name):,} tokens")
     if plan.base.planned_steps:
-        lines[1] += (f" ({plan.base.planned_steps:,} steps were planned; these read this folder's text {EPOCHS} times, "
-                     "and more would learn it by heart: --num_iterations decides otherwise)")
+        lines[1] += (f" ({plan.base.planned_steps:,} steps were planned; these read this folder's text "
+                     f"{EPOCHS} times, and more would learn it by heart: --num_iterations decides otherwise)")
     lines.append(f"rl   {plan.rl.steps:6} steps of {plan.rl.prompts} questions x {plan.rl.samples} answers")
     return "\n".join(lines)
 
-def describe_scale(p:dict)->str:
+def describe_scale(
+    plan:ScalePlan,
+)->str:
     "A planned run on GPUs in a few lines"
-    parts = ", ".join(f"{k.replace('_', ' ')} {n/1e6:,.0f}M" for k, n in p["parts"].items() if n >= 5e5)
-    room = "" if p["fits"] else ": too much for 80 GB"
+    large = {name.replace("_", " "): n for name, n in plan.parts.items() if n >= 5e5}
+    parts = ", ".join(f"{name} {n/1e6:,.0f}M" for name, n in large.items())
+    room = "" if plan.fits else ": too much for 80 GB"
     return "\n".join((
-        f"depth {p['depth']}: {p['params']/1e6:,.0f}M parameters ({parts}), {p['tokens']/1e9:.1f}B tokens, "
-        f"{p['flops']:.1e} FLOPs",
-        f"on {p['gpus']} H100 planned {p['hours']:.1f} h of pretraining, ${p['dollars']:,.0f}, "
-        f"{p['device_rows']} rows at once, {p['gib_per_gpu']:.0f} GiB a GPU{room}",
-        "a plan by the recipe of 2025 (20 tokens for each parameter of the classic shape) at half of the peak, "
-        "not a measurement"))
+        f"depth {plan.depth}: {plan.params/1e6:,.0f}M parameters ({parts}), {plan.tokens/1e9:.1f}B tokens, "
+        f"{plan.flops:.1e} FLOPs",
+        f"on {plan.gpus} H100 planned {plan.hours:.1f} h of pretraining, ${plan.dollars:,.0f}, "
+        f"{plan.device_rows} rows at once, {plan.gib_per_gpu:.0f} GiB a GPU{room}",
+        "a plan by the recipe of 2025 (20 tokens for each parameter of the classic shape) at half of the "
+        "peak, not a measurement"))
 
 # %% ../nbs/13_scaling.ipynb #dd28005f
 def training_flops(
@@ -359,11 +425,13 @@ def training_flops(
 def kept_record(
     plan:Plan,
     folder:Path,     # of kept measurements
-)->dict|None:
-    "The measured run of this kind whose time and speed are the middle one of all: one measured peak may be off"
+)->dict|None:        # None: no run of this kind was kept
+    "The run of this kind whose time and speed are the middle one of all: one measured peak may be off"
+    if plan.corpus != "world":
+        return None
     params = all_params(model_config(plan))
     kept = [json.loads(file.read_text()) for file in sorted(folder.glob(f"{plan.tier}_seed*.json"))]
-    alike = [r for r in kept if plan.corpus == "world" and r["machine"]["peak_flops"] and r["params"] == params]
+    alike = [record for record in kept if record["machine"]["peak_flops"] and record["params"] == params]
     alike.sort(key=lambda record: record["wall_seconds"]*record["machine"]["peak_flops"])
     return alike[len(alike)//2] if alike else None
 
@@ -371,14 +439,15 @@ def expected_minutes(
     plan:Plan,
     folder:Path=Path("bench/results"),     # of kept measurements
 )->str:
-    "How long a whole job will take, and how that was found: from a measured run, or else a bound from the FLOPs"
+    "How long a whole job will take, from a measured run or else as a bound from the FLOPs; and how we know"
     kept, device = kept_record(plan, folder), pick_device()
     if kept is None:
         here, flops = matmul_flops(torch.float32, device), training_flops(plan)
         bound = flops/here/60
         words = f"at least {bound:.1f} minutes" if bound >= 1 else "less than a minute of training at best"
-        return (f"expected: {words} (no recorded run of this kind: {flops:.1e} FLOPs at the {here/1e9:.0f} GFLOP/s "
-                f"that a float32 matmul reaches here); scoring and fourteen starts of Python come on top")
+        return (f"expected: {words} (no recorded run of this kind: {flops:.1e} FLOPs at the {here/1e9:.0f} "
+                "GFLOP/s that a float32 matmul reaches here); scoring and fourteen starts of Python "
+                "come on top")
     machine, minutes = kept["machine"], kept["wall_seconds"]/60
     there, here = machine["peak_flops"], matmul_flops(getattr(torch, machine["dtype"]), device)
     return (f"expected: about {minutes*there/here:.0f} minutes for all steps together (a recorded run took "
@@ -390,7 +459,7 @@ def describe_machine(
 )->str:
     "Before a run computes: what it will run on, the room on its disk, and how long it will take"
     try:
-        from nanochat import rustbpe
+        importlib.import_module("nanochat.rustbpe")
         trainer = "the Rust crate"
     except ImportError:
         trainer = "Python (chapter 01), a few times slower than the Rust crate, which was not built"
@@ -403,7 +472,7 @@ def describe_machine(
 @friendly
 def main(
     run:str=None,               # name of the run; default: <tier>-<corpus>-d<depth>-s<seed>
-    corpus:str=None,            # world, fineweb-edu, climbmix, tinystories, or a folder of text; default: world
+    corpus:str=None,            # world, fineweb-edu, climbmix, tinystories, a folder of text; default: world
     tier:str=None,              # smoke or laptop, or gpu and full to see their plan; default: laptop
     seed:int=None,              # seed of world, weights and data order
     depth:int=None,             # layers; default: the tier's
