@@ -71,8 +71,8 @@ def check_finite(
     good = [path.name for _, path in checkpoints(rdir, stage)]
     last = good[-1] if good else "the beginning"
     raise UserError(f"{stage}: after step {step} {bad} holds an infinity or a NaN, so step_{step} is not "
-                    f"saved. The same command goes on from {last}; should it end here again, give another --run "
-                    "--dtype float32 or a larger --total_batch_size")
+                    f"saved. The same command goes on from {last}; should it end here again, give another "
+                    "--run --dtype float32 or a larger --total_batch_size")
 
 def save_checkpoint(
     rdir:Path,           # the run's folder
@@ -80,7 +80,7 @@ def save_checkpoint(
     training:Training,   # the optimizer's state is gathered from all processes
     **more,              # whatever else must be known: loss, seed, dtype ...
 ):
-    "Model, optimizer and place in the text as one checked folder: the same bytes from any number of processes"
+    "Model, optimizer and place in the text, checked: the same bytes from any number of processes"
     model, opt, step = training.model, training.opt, training.step
     weights, state = model.state_dict(), opt.state_tensors()
     check_finite(rdir, stage, step, {**weights, **state})
@@ -227,7 +227,7 @@ def measured(
     meta:dict,     # of the stage's last checkpoint
 )->dict:
     "What a stage took: the numbers that the report shows"
-    rows = getattr(run.plan.stage(name), "rows", 0)              # reinforcement learning counts what it writes
+    rows = getattr(run.plan.stage(name), "rows", 0)      # reinforcement learning counts what it writes
     planned = meta["step"]*rows*model.cfg.seq_len
     speed = planned/max(meta["seconds"], 1e-9)
     peak, per_token = peak_flops(run.dtype, model.device), flops_per_token(model)
@@ -312,7 +312,8 @@ def text_stream(
     size, count = micro_batches(base.rows, base.device_rows, world_size())
     threads = 2 if run.device.type == "cuda" else 1          # a CPU's cores are busy with the model
     lanes = Lanes(lambda at: corpus.documents(start=at), encode_arrays(tok.enc, tok.encode), tok.bos,
-                  plan.seq_len+1, plan.lanes, rank(), world_size(), state=training.stream_state, threads=threads)
+                  plan.seq_len+1, plan.lanes, rank(), world_size(), state=training.stream_state,
+                  threads=threads)
     return prefetch(batches(lanes, size, plan.seq_len, base.save_every*count, start=training.step*count))
 
 def pretrain(

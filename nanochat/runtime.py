@@ -149,6 +149,7 @@ class _Lines:
     "A stream for log files: a bar that would be drawn over itself becomes a line each time"
     def __init__(self, stream):
         self.stream = stream
+        self.encoding = getattr(stream, "encoding", None)      # tells the bar which characters there are
 
     def write(self, text):
         if text.strip():
@@ -272,7 +273,7 @@ def pick_dtype(
     device,               # from `pick_device`
     name:str|None=None,   # float32 or bfloat16; None or "auto": choose
 )->torch.dtype:
-    "The dtype of matmuls: what is asked for, else bfloat16 if a GPU has it or a CPU is 1.3 times as fast with it"
+    "Of matmuls: what is asked for, else bfloat16 if a GPU has it, or a CPU is 1.3 times as fast with it"
     if name and name != "auto":
         if name not in ("float32", "bfloat16"):
             raise UserError(f"dtype {name!r}: use float32, bfloat16 or auto")
@@ -290,8 +291,8 @@ def pick_dtype(
     float32, bfloat16 = map(max, zip(*laps))
     return torch.bfloat16 if bfloat16 > 1.3*float32 else torch.float32
 
-# bfloat16 with dense matrices, sums in float32, in TFLOP/s, as the makers' data sheets give it ("with sparsity"
-# halved). The first pattern that fits the device's name counts, so what is special comes before what is general.
+# bfloat16 with dense matrices, sums in float32, in TFLOP/s, as the makers' data sheets give it ("with
+# sparsity" halved). The first pattern that fits a device's name counts, so special ones come first.
 PEAKS = (
     # less than the card of that name, and no data sheet says how much
     (r"Laptop|Max-Q|\bMIG\b", None),
