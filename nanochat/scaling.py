@@ -218,8 +218,8 @@ def scale_plan(
 # %% ../nbs/13_scaling.ipynb #37d5d1b8
 MID = dict(documents=15, dialogues=5, talk=8, mc_easy=8, mc_hard=12, which_letter=10, word_problems=35,
            sums=4, spelling=8, code=3)
-SFT = dict(dialogues=12, talk=44, mc_easy=14, mc_hard=16, which_letter=4, word_problems=16, sums=14,
-           spelling=12, code=8, identity=34)
+SFT = dict(dialogues=12, talk=48, mc_easy=14, mc_hard=16, which_letter=4, word_problems=16, sums=14,
+           spelling=12, code=8, identity=36)
 
 # World's tiers: shapes and stage lengths, found by trials on two cores; chapter 24 shows what they reach
 SMOKE = Plan(
@@ -236,7 +236,7 @@ LAPTOP = Plan(
     base=BaseStage(steps=2600, save_every=600, rows=4, device_rows=4,
                    matrix_lr=0.01, embed_lr=0.1, head_lr=0.002, warmdown=0.4),
     mid=ChatStage(steps=1000, save_every=400, rows=4, device_rows=4, lr_scale=1.0, warmdown=0.4, mix=MID),
-    sft=ChatStage(steps=1350, save_every=400, rows=4, device_rows=4, lr_scale=1.0, warmdown=1.0, mix=SFT),
+    sft=ChatStage(steps=1800, save_every=400, rows=4, device_rows=4, lr_scale=1.0, warmdown=1.0, mix=SFT),
     rl=RLStage(steps=60, save_every=10, prompts=28, samples=8, lr_scale=0.6))
 TIERS = dict(smoke=SMOKE, laptop=LAPTOP)
 

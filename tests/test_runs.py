@@ -461,7 +461,7 @@ def test_a_damaged_summary_is_no_dead_end(smoke, tmp_path, harm):
     with contextlib.redirect_stderr(io.StringIO()) as said:
         res = gather(run.dir)  # the report works before anything is made again
     assert ("summary.json is damaged" in said.getvalue()) == file.exists()
-    assert res["summary"]["scores"] == gather(smoke.dir)["summary"]["scores"]
+    assert res.summary["scores"] == gather(smoke.dir).summary["scores"]
     goes_on(run, [("summary.json", "damaged")] if file.exists() else [])
     same_numbers(run, smoke)
     finished(run)
@@ -1056,10 +1056,10 @@ def test_the_report_tells_what_was_made_and_what_is_unknown(smoke, tmp_path):
 
     res = gather(smoke.dir)
     assert "unknown" not in cost_table(res)
-    for r in res["stages"].values():
+    for r in res.stages.values():
         r.update(peak_flops=None, mfu=None)
     assert cost_table(res).count("| unknown |") == 3 and "peak" not in headline(res).split("memory")[1]
-    res["tokenizer"]["vocab_size"] = 280
+    res.tokenizer["vocab_size"] = 280
     assert "vocabulary 280 (512 planned: the text has no more pairs)" in headline(res)
 
 
