@@ -1194,7 +1194,7 @@ HELP = """bash speedrun.sh [options]       set up, then train, score and report;
            fineweb-edu|climbmix|tinystories   shards fetched from the hub as they are needed
   --depth N   --seed N   --run NAME   --dtype auto|float32|bfloat16   --vocab_size N   --seq_len N
 bash speedrun.sh DOOR
-  setup                            set up only
+  setup  [--newest]                set up only; --newest: the newest packages that settings.ini allows
   test                             run every test
   lab                              JupyterLab at the course map
   chat   [--run NAME] [--stage S]  talk to a model in the terminal (default: the newest run, its last stage)
