@@ -13,7 +13,7 @@ from pathlib import Path
 
 here = Path(__file__).resolve().parent.parent
 STAGES = ("base", "mid", "sft", "rl")
-METRICS = ("core", "mc_easy", "mc_hard", "word_problems", "code", "spelling", "identity", "mean")
+METRICS = ("core", "mc_easy", "mc_hard", "word_problems", "code", "spelling", "identity", "talk", "mean")
 NO_SCORE = {"score": 0, "lo": 0, "hi": 1, "n": 0}
 
 
@@ -43,6 +43,7 @@ def goals(summary):
     rows.append(("word_problems after sft", before, "0.40 to 0.80", 0.4 <= before <= 0.8))
     rows.append(("word_problems after rl", after, "10 points more", after >= before + 0.1))
     at_least("identity after sft", score("sft", "identity")["score"], 0.7)
+    at_least("talk after sft", score("sft", "talk")["score"], 0.7)
     at_least("products called and right", summary["products"]["right"] / summary["products"]["n"], 0.9)
     moves = (("base", "mid", "mc_easy"), ("mid", "sft", "identity"), ("sft", "rl", "word_problems"))
     for earlier, later, metric in moves:
@@ -117,7 +118,7 @@ COLUMNS = (
     "core after BASE",
     "mc_easy, mc_hard after SFT",
     "word problems SFT → RL",
-    "identity after SFT",
+    "identity, talk after SFT",
     "products right, by calculator",
 )
 
@@ -142,7 +143,7 @@ def seed_row(summary):
             score("base", "core"),
             f"{score('sft', 'mc_easy')}, {score('sft', 'mc_hard')}",
             f"{score('sft', 'word_problems')} → {score('rl', 'word_problems')}",
-            score("sft", "identity"),
+            f"{score('sft', 'identity')}, {score('sft', 'talk')}",
             f"{summary['products']['right']} of {summary['products']['n']}",
         )
     )

@@ -36,6 +36,7 @@ METRICS = dict(
     code=Metric("code", 0),
     spelling=Metric("spelling", 0),
     identity=Metric("who are you", 0),
+    talk=Metric("talk", 0),
     mean=Metric("mean", None))
 BPB = ("uniform", "unigram", "bigram", "trigram", "base", "mid")
 

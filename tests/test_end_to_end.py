@@ -5,7 +5,7 @@ import json, math, random, time
 from conftest import TRAIN, door, lines_of, run_module
 from nanochat.scaling import TIERS
 
-METRICS = {"core", "mc_easy", "mc_hard", "word_problems", "code", "spelling", "identity", "mean"}
+METRICS = {"core", "mc_easy", "mc_hard", "word_problems", "code", "spelling", "identity", "talk", "mean"}
 
 
 def test_every_step_ran_in_order(smoke):
