@@ -41,8 +41,11 @@ def mixture(
     stage:str,    # mid or sft
 )->Mixture:       # endless stream of conversations (and documents)
     "The conversations of a stage, by the shares in the run's plan"
-    tasks = world_tasks(plan)
-    parts = [(tasks[name], share) for name, share in plan.stage(stage).mix.items()]
+    tasks, mix = world_tasks(plan), plan.stage(stage).mix
+    if unknown := [name for name in mix if name not in tasks]:
+        raise UserError(f"the plan's {stage}.mix holds {unknown[0]}, which is no task: "
+                        f"there are {', '.join(tasks)}")
+    parts = [(tasks[name], share) for name, share in mix.items()]
     return Mixture(tok, parts, seed=plan.seed*10+len(stage)+(stage == "sft"))
 
 # %% ../nbs/20_sft.ipynb #bb9c9923

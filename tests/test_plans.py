@@ -147,3 +147,12 @@ def test_who_says_how_many_steps_gets_them(tmp_path):
     asked = make_plan("laptop", corpus=str(tmp_path), num_iterations=5000)
     assert short.base.steps < short.base.planned_steps == LAPTOP.base.steps
     assert (asked.base.steps, asked.base.planned_steps) == (5000, 0)
+
+
+def test_a_task_that_there_is_not_is_one_line():
+    from nanochat.sft import mixture
+
+    plan = replace(SMOKE, mid=replace(SMOKE.mid, mix=dict(sums=1, poems=2)))
+    with pytest.raises(UserError, match="mid.mix holds poems, which is no task: there are .*spelling") as e:
+        mixture(None, plan, "mid")
+    assert "\n" not in str(e.value)
