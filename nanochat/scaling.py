@@ -236,7 +236,7 @@ LAPTOP = Plan(
     base=BaseStage(steps=2600, save_every=600, rows=4, device_rows=4,
                    matrix_lr=0.01, embed_lr=0.1, head_lr=0.002, warmdown=0.4),
     mid=ChatStage(steps=1000, save_every=400, rows=4, device_rows=4, lr_scale=1.0, warmdown=0.4, mix=MID),
-    sft=ChatStage(steps=1800, save_every=400, rows=4, device_rows=4, lr_scale=1.0, warmdown=1.0, mix=SFT),
+    sft=ChatStage(steps=1350, save_every=400, rows=4, device_rows=4, lr_scale=1.0, warmdown=1.0, mix=SFT),
     rl=RLStage(steps=60, save_every=10, prompts=28, samples=8, lr_scale=0.6))
 TIERS = dict(smoke=SMOKE, laptop=LAPTOP)
 

@@ -630,11 +630,11 @@ def talk_tables()->SimpleNamespace:   # tables.small_talk["sad"]["asked"]: ["I a
 # %% ../nbs/19_tasks.ipynb #021b243e
 def tale_subjects(
     world:World,
-)->dict:          # {"animals": ["cow", ...], "people": ["baker", ...]}
-    "What a tale may be about: animals, and people of a trade"
+)->dict:          # {"animals": ["cow", ...], "people": ["baker", ...], "others": ["king", ...]}
+    "What a tale may be about: World's animals, people of its trades, and others"
     people, kingdoms = world.tables.people, world.tables.kingdoms
     animals = dict.fromkeys([animal["name"] for animal in kingdoms["animals"]] + people["pets"])
-    return dict(animals=list(animals), people=people["jobs"])
+    return dict(animals=list(animals), people=people["jobs"], others=talk_tables().tales["others"])
 
 @cache
 def tale_plots()->list:          # [[["Once there was {a_s} ...", ...], ...], ...]
@@ -714,9 +714,9 @@ class Talk(Task):
         return rng.choice(lines["asked"]), rng.choice(lines["answers"])
 
     def _story(self, rng):
-        tales, kind = talk_tables().tales, rng.choice(("animals", "people"))
-        nouns = [noun for noun in tale_subjects(self.world)[kind] if noun not in tales[f"new_{kind}"]]
-        subject = rng.choice(nouns)
+        tales, subjects = talk_tables().tales, tale_subjects(self.world)
+        kept = (*tales["new_animals"], *tales["new_people"])
+        subject = rng.choice([noun for noun in rng.choice(list(subjects.values())) if noun not in kept])
         if rng.random() < 0.5:
             subject = f"{rng.choice(tales['like'])} {subject}"
         asked = rng.choice(tales["any"] if rng.random() < 0.1 else tales["asked"])
