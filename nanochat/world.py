@@ -680,7 +680,7 @@ def draw_sum(rng:Random, split:str, small:bool=False)->tuple:   # ("*", 17, 23)
     "An operation and two numbers; every second sum is a product; small ones a child knows by heart"
     while True:
         op = one(rng, "+-**/*")
-        tops = [10] if small else [20, 99, 999] if op in "+-" else [12, 99, 99]
+        tops = [20, 99, 999] if op in "+-" else [12, 99, 99]
         top_a, top_b = (10, 10) if small else (one(rng, tops), one(rng, tops))
         a, b = rng.randint(2, top_a), rng.randint(2, top_b)
         if op == "-":
