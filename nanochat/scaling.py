@@ -218,8 +218,8 @@ def scale_plan(
 # %% ../nbs/13_scaling.ipynb #37d5d1b8
 MID = dict(documents=15, dialogues=5, talk=8, mc_easy=8, mc_hard=12, which_letter=10, word_problems=35,
            sums=4, spelling=8, code=3)
-SFT = dict(dialogues=12, talk=48, mc_easy=14, mc_hard=16, which_letter=4, word_problems=16, sums=14,
-           spelling=12, code=8, identity=36)
+SFT = dict(dialogues=12, talk=48, mc_easy=14, mc_hard=16, which_letter=4, word_problems=9, sums=14,
+           spelling=12, code=8, identity=34)
 
 # World's tiers: shapes and stage lengths, found by trials on two cores; chapter 24 shows what they reach
 SMOKE = Plan(
