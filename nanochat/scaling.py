@@ -305,7 +305,7 @@ def make_plan(
     if corpus in ("world", *HUB):
         return plan
     plan = replace(plan, corpus=str(Path(corpus).resolve()))
-    return plan if "num_iterations" in over else fit_to_text(plan)       # who says how many steps, gets them
+    return fit_to_text(plan, as_asked="num_iterations" in over)
 
 # %% ../nbs/13_scaling.ipynb #92e6495f
 EPOCHS = 4             # how often a folder's text is read at most: chapter 14 says why
@@ -329,8 +329,9 @@ def count_tokens(
 
 def fit_to_text(
     plan:Plan,
+    as_asked:bool=False,    # keep the number of steps: the reader gave it
 )->Plan:
-    "A folder is read `EPOCHS` times at most, and must fill a row"
+    "A folder must fill a row, and is read `EPOCHS` times at most"
     base = plan.base
     n_tokens = count_tokens(Corpus(plan.corpus, plan.seed), plan.vocab_size)
     if n_tokens <= plan.seq_len:
@@ -338,7 +339,7 @@ def fit_to_text(
                         f"which is about {n_tokens:.0f} tokens: give a smaller --seq_len, "
                         "or the folder more text")
     enough = max(FEWEST_STEPS, round(EPOCHS*n_tokens/(base.rows*plan.seq_len)))
-    if base.steps <= enough:
+    if as_asked or base.steps <= enough:
         return plan
     return replace(plan, base=replace(base, steps=enough, planned_steps=base.steps))
 
