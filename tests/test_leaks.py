@@ -129,7 +129,7 @@ class Wording:
     def __init__(self, world):
         self.sign = {x.lower(): sign for sign, names in self.kinds(world) for x in names}
         idle = TABLES.story["train"] + TABLES.story["test"]
-        self.useless = {d.format(A="P", z="N", k="I", P="L").lower() for d in idle}
+        self.useless = {d.format(A="P", z="N", k="I", P="L", D="D").lower() for d in idle}
 
     def kinds(self, world):
         days, things = TABLES.calendar["days"], TABLES.story["things"]
@@ -338,7 +338,7 @@ def test_a_planted_leak_is_found(read):
     (a, b), wording = [x.name for x in w.people[:2]], Wording(w)
     assert (
         wording(f"{a} had 3 cakes. {b} had five.")
-        == wording(f"{b} had 44 pies. {a} read 12 pages that day. {a} had 9.")
+        == wording(f"{b} had 44 pies. {a} read 12 pages on Monday. {a} had 9.")
         == ("p had n i.", "p had n.")
     )
     held = next(f for f in sorted(w.test_facts) if f.relation in TABLES.person)
