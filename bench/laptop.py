@@ -45,7 +45,7 @@ def goals(summary):
     at_least("identity after sft", score("sft", "identity")["score"], 0.7)
     at_least("talk after sft", score("sft", "talk")["score"], 0.7)
     at_least("products called and right", summary["products"]["right"] / summary["products"]["n"], 0.9)
-    moves = (("base", "mid", "mc_hard"), ("mid", "sft", "identity"), ("sft", "rl", "word_problems"))
+    moves = (("base", "mid", "mc_easy"), ("mid", "sft", "identity"), ("sft", "rl", "word_problems"))
     for earlier, later, metric in moves:
         old, new = score(earlier, metric), score(later, metric)
         what = f"{later} moves {metric} by"

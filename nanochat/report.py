@@ -160,7 +160,7 @@ def score_table(
 
 # %% ../nbs/23_report.ipynb #2f1380cd
 # stage, its number, the stage before
-MOVES = (("mid", "mc_hard", "base"), ("sft", "identity", "mid"), ("rl", "word_problems", "sft"))
+MOVES = (("mid", "mc_easy", "base"), ("sft", "identity", "mid"), ("rl", "word_problems", "sft"))
 
 def moved(
     before:dict,    # a score
