@@ -24,9 +24,10 @@ from .distributed import MuonAdamW, is_dist, param_groups
 from .gpt import GPT, flops_per_token, n_params, not_finite
 from .loader import Lanes, batches, encode_arrays, prefetch
 from .loss import step_count
-from .runs import (Plan, Stage, UserError, checkpoints, last_checkpoint, origin, print0, prune_checkpoints,
-                           rank, save_result, update_summary, world_size, write_checked)
-from .runtime import (Run, friendly, keep_memory, peak_flops, peak_rss_mb, progress, provenance, seed_all)
+from .runs import (Plan, Stage, UserError, checkpoints, last_checkpoint, origin, print0,
+                           prune_checkpoints, rank, save_result, update_summary, world_size, write_checked)
+from .runtime import (Run, friendly, keep_memory, peak_flops, peak_rss_mb, progress, provenance,
+                              seed_all)
 from .scaling import micro_batches, model_config, open_run
 from .tokenizer import Tokenizer, train_tokenizer
 

@@ -429,3 +429,19 @@ def test_a_device_without_a_known_peak_has_no_share_of_it(tmp_path, monkeypatch)
     pretrain.close_stage(run, "base", model)
     result = json.loads((tmp_path / "results" / "base.json").read_text())
     assert result["mfu"] is None and result["peak_flops"] is None and result["tokens_per_second"] == 32.0
+
+
+# --- the same seed, the same loss ---
+
+KEPT_TRACE = [  # 20 steps of the smoke tier in float32: whoever changes it on purpose records it again
+    6.23833, 6.04797, 5.75705, 5.25151, 4.92356, 4.45196, 4.03681, 4.21894, 4.42546, 3.41241,
+    4.12528, 3.65328, 3.67750, 3.69194, 3.16616, 3.80729, 3.62709, 2.95739, 3.31972, 3.50728,
+]  # fmt: skip
+
+
+def test_the_losses_of_the_smoke_tier_are_the_recorded_ones(tmp_path):
+    "A change of code alone may not move them; 1e-3 is what another machine's rounding may"
+    args = ("--run", "kept", "--tier", "smoke", "--dtype", "float32", "--num_iterations", 20)
+    run_module("pretrain", *args, base=tmp_path)
+    losses = [line["loss"] for line in lines_of(tmp_path / "runs" / "kept", "base")]
+    assert losses == pytest.approx(KEPT_TRACE, abs=1e-3)
