@@ -39,7 +39,7 @@ main() {
     runs|clean) runs "$door" "$@" ;;
     setup)      RETRY_CRATE=1; set_up; say "set up: $("$PY" --version), tokenizer trainer: $(trainer)" ;;
     test)       set_up; all_tests ;;
-    lab)        set_up; exec "$PY" -m jupyterlab --ServerApp.root_dir="$HERE" --LabApp.default_url=/lab/tree/nbs/index.ipynb "$@" ;;
+    lab)        set_up; [ "$(id -u)" != 0 ] || set -- --allow-root "$@"; exec "$PY" -m jupyterlab --ServerApp.root_dir="$HERE" --LabApp.default_url=/lab/tree/nbs/index.ipynb "$@" ;;
     grade)      set_up; exec "$PY" exercises/grade.py "$@" ;;
     *)          misuse "unknown door '$door'" ;;                                 # what only this script asks of nanochat.runs
   esac
@@ -47,17 +47,18 @@ main() {
 
 walk() {   # walk RUN FOLDER OPTIONS: the run is found, compared and locked (files 8 and 9 of this shell are its locks)
   local began=$SECONDS
-  RUN=$1; RUN_DIR=$2; GIVEN=("${@:3}"); STARTED=""; FORESEEN=""
-  find_python
-  [ -z "$FRESH" ] || trap 'runs forget "$RUN"' EXIT    # a start that is refused leaves no empty run behind
+  RUN=$1; RUN_DIR=$2; GIVEN=("${@:3}"); STARTED=""; FORESEEN=""; AT=settings
+  find_python; trap ending EXIT; trap : INT                         # Ctrl-C ends the step that runs, and then this shell has a word to say
   road
   if [ -n "$STARTED" ]; then say "run $RUN is finished: $(clock $((SECONDS-began))) in this start"; else say "run $RUN is finished already"; fi
   say "report: $RUN_DIR/report.md"
-  say "talk to it: bash speedrun.sh chat --run $RUN"
+  say "$NEXT"
 }
+# whatever ends a walk: a start that was refused leaves no empty run behind, and only 1 and 2 have said what was wrong
+ending() { local status=$?; [ -z "$FRESH" ] || runs forget "$RUN"; [ $status -le 2 ] || say "stopped in step '$AT'; the same command goes on from there"; }
 
 step() {   # step NAME MODULE OPTIONS: run one module of the library, unless its work is there and whole
-  local name=$1 module=$2 status=0
+  local name=$1 module=$2 status=0; AT=$1
   case "$STARTED$FINISHED" in *yes*) ;; *" $name "*) return 0 ;; esac       # until a step has run, what was looked up at the start holds
   runs done "$RUN" "$name" || status=$?
   case $status in 0) return 0 ;; 10) ;; *) exit $status ;; esac
@@ -67,8 +68,7 @@ step() {   # step NAME MODULE OPTIONS: run one module of the library, unless its
   [ "$name" = settings ] || [ -n "$FORESEEN" ] || { "$PY" -m nanochat.scaling --estimate --run "$RUN" 8<&- 9>&- >&2; FORESEEN=yes; }
   say "== $name =="
   "$PY" -m "nanochat.$module" "${@:3}" --run "$RUN" 8<&- 9>&- || status=$?      # the locks are this shell's alone
-  [ $status -le 2 ] || say "stopped in step '$name'; the same command goes on from there"      # 1 and 2 have said what was wrong
-  [ $status = 0 ] || exit $status
+  [ $status = 0 ] && export NANOCHAT_TOLD=yes || exit $status                   # what this step has said of a folder is not said again
 }
 
 # ---- tests: every part runs, so that one failure does not hide another; the last line says how it went ------------------
@@ -78,7 +78,7 @@ all_tests() {
   part house     "$PY" -m pytest -q tests/test_house.py
   part notebooks "$BIN/nbdev_test" --path nbs --n_workers 2 --timing
   part lectures  "$BIN/nbdev_test" --path lectures --n_workers 2 --timing
-  part pytest    "$PY" tests/two_halves.py
+  part pytest    "$PY" tests/two_at_once.py
   if command -v cargo >/dev/null 2>&1; then part crate cargo test --quiet --locked --manifest-path rustbpe/Cargo.toml
   else case ",${NANOCHAT_REQUIRE-}," in
     *,crate,*) say "crate: NANOCHAT_REQUIRE asks for it, and there is no cargo on PATH"; FAILED="$FAILED crate" ;;
@@ -101,7 +101,7 @@ set_up() {   # installs requirements.lock or, where NEWEST is set, the newest th
   if [ "$PY" = "$venv/python" ] && [ "$have" = "$want" ] && [ -z "${RETRY_CRATE:+$NEWEST}" ] && ! crate_came; then BIN=$venv; return 0; fi
   if [ "$PY" != "$venv/python" ]; then                  # none yet, or one that no longer starts
     say "set-up: making .venv with $("$PY" --version)"; rm -rf .venv
-    "$PY" -m venv .venv >&2 || die "python's venv module can't make .venv here (on Debian and Ubuntu: install python3-venv), then run the same command again"
+    "$PY" -m venv .venv >&2 || { rm -rf .venv; die "python's venv module can't make .venv here (on Debian and Ubuntu: install python3-venv), then run the same command again"; }
   fi
   PY=$venv/python; BIN=$venv; rm -f .venv/.nanochat-stamp; [ -z "$NEWEST" ] || echo newest > .venv/.nanochat-stamp
   say "set-up: installing ${NEWEST:+the newest packages that settings.ini allows, whatever is in }requirements.lock; free disk here: $(runs free "$HERE")"
@@ -112,7 +112,7 @@ set_up() {   # installs requirements.lock or, where NEWEST is set, the newest th
 
 find_python() {   # .venv's Python where there is one, else $PYTHON, else the first on PATH that is new enough
   local p
-  if [ -z "${NANOCHAT_SKIP_SETUP-}" ] && .venv/bin/python -c '' 2>/dev/null; then PY=$HERE/.venv/bin/python
+  if [ -z "${NANOCHAT_SKIP_SETUP-}" ] && .venv/bin/python -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("pip"))' 2>/dev/null; then PY=$HERE/.venv/bin/python
   elif [ -n "${PYTHON-}" ]; then PY=$(command -v "$PYTHON") || die "PYTHON is '$PYTHON', and there is no such program"
   else
     for p in python3 python3.14 python3.13 python3.12 python3.11; do good_python "$p" && PY=$(command -v "$p") && break; done

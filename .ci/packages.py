@@ -131,9 +131,13 @@ def say(words):
 
 def run(command, folder=None, **environment):
     "Run a command, its output on stderr; True where it ended well"
-    done = subprocess.run(
-        list(map(str, command)), cwd=folder, stdout=sys.stderr, env={**os.environ, **environment}
-    )
+    try:
+        done = subprocess.run(
+            list(map(str, command)), cwd=folder, stdout=sys.stderr, env={**os.environ, **environment}
+        )
+    except OSError as e:  # it is there and can't be started: made for another system, or damaged
+        say(f"set-up: {command[0]} can't be started ({e.strerror})")
+        return False
     return done.returncode == 0
 
 
@@ -226,9 +230,32 @@ def install_with(installer, locked, by_version):
         return done and run([*installer, "-c", versions, torch])
 
 
+def plain(name):
+    "A package's name as it is compared: Foo_Bar is foo-bar"
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def whole_lock():
+    "The entries of the lock, which must name all that settings.ini and pyproject.toml ask for"
+    try:
+        locked = read_lock(LOCK.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        sys.exit(f"error: {LOCK.name} can't be read ({e}): take it from the repository again")
+    there = {plain(entry.name) for entry in locked if entry.hashes}
+    asked = requirements()
+    wanted = [plain(re.match(r"[\w.-]+", line)[0]) for kind in GROUPS for line in asked[kind]]
+    missing = [name for name in wanted if name not in there]
+    if missing:
+        sys.exit(
+            f"error: {LOCK.name} is not whole: {missing[0]} is missing and {len(missing) - 1} others; "
+            "take it from the repository again, or make it anew: .venv/bin/python .ci/packages.py lock"
+        )
+    return locked
+
+
 def install(args):
     "Install the lock's packages, then the course itself, with the crate where cargo is at hand"
-    locked = read_lock(LOCK.read_text(encoding="utf-8"))
+    locked = whole_lock()
     settings = pip_settings()
     source = from_elsewhere(settings)
     if source:

@@ -320,7 +320,7 @@ def begins_again(jobs, workers):
                 time.sleep(0.1)
 
 
-def curl_proven(jobs, workers):
+def curl_verified(jobs, workers):
     curl(jobs, workers)
     Path(jobs[0][1] + ".sha256").write_text(f"{jobs[0][3]}  {jobs[0][1]}\n")
     subprocess.run(["sha256sum", "--status", "-c", jobs[0][1] + ".sha256"], check=True)
@@ -351,10 +351,10 @@ LINES = {  # files, bytes of each, {tool: (function, workers)}
         1,
         200_000_000,
         {
-            "ours, sha256 proven": (all_of_ours, 1),
-            "hf_hub_download, not proven": (all_of_huggingface, 1),
-            "curl, then sha256sum": (curl_proven, 1),
-            "curl, not proven": (curl, 1),
+            "ours, sha256 verified": (all_of_ours, 1),
+            "hf_hub_download, not verified": (all_of_huggingface, 1),
+            "curl, then sha256sum": (curl_verified, 1),
+            "curl, not verified": (curl, 1),
         },
     ),
 }

@@ -1,32 +1,74 @@
-"""The loss of the head: its agreement with torch's, its memory, its speed, and the scores of counting models.
+"""The loss of the head: its agreement with torch's, its time and its memory beside three other ways.
 
-    python bench/loss.py                 agreement, scoreboard, speed, memory: some minutes on two cores, 3 GB
-    python bench/loss.py full            (32, 2048, 65536) and its gradients, 32 channels: ten minutes, 2 GB
-    python bench/loss.py speed memory    some of the parts; bench/results/loss.json keeps the others' results
+    python bench/loss.py                 agreement and head: some ten minutes on two quiet cores, 4 GB
+    python bench/loss.py full            (32, 2048, 65536) and its gradients, 32 channels: some minutes, 2 GB
+    python bench/loss.py head --old F    with another loss.py as a further way; its line is not kept
 
-Each memory figure comes from a process of its own: the most it ever held, less what it held before the loss
-(the stream, the head, torch). Speeds are taken in turns, a lap of each way after the other, so that a busy
-neighbour meets all of them; the ratio is what counts.
+The ways: `plain`, which is torch's own functions and autograd on all logits; `lm_loss`; `token_losses`, which
+goes over the head a second time; and, where there is no soft cap, torch's `F.linear_cross_entropy` (since
+2.13), as it stands and with its chunks. Each memory figure comes from a process of its own: the most it ever
+held, less what it held before the loss (the stream, the head, torch). Times are taken in turns, a lap of each
+way after the other, so that a busy neighbour meets all of them; the ratio is what counts.
 """
 
-import argparse, json, math, os, subprocess, sys, time
+import argparse, importlib.util, json, math, os, subprocess, sys, time
 from pathlib import Path
 
 here = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(here))
 import torch
 import torch.nn.functional as F
-from nanochat.loader import to_batch, val_rows
-from nanochat.loss import NGram, Scoreboard, _losses, lm_loss, softcap, token_losses
+from nanochat.loss import lm_loss, softcap, token_losses
 from nanochat.runs import atomic_write
 from nanochat.runtime import peak_rss_mb, provenance
-from nanochat.tokenizer import Tokenizer
-from nanochat.world import World
+
+VOCABULARIES, TOKENS, CHANNELS = (4096, 32768, 65536), 2048, 256
+
+# ---- the ways: each a mean over the tokens of x (1,N,C), the head w (V,C), targets t (1,N) ----
 
 
-def torch_loss(x, w, t, cap):
-    "What everybody writes first: all logits, then torch's loss"
-    return F.cross_entropy(softcap(F.linear(x, w), cap).flatten(0, -2), t.flatten(), ignore_index=-1)
+def plain(x, w, t, cap, chunk=None):
+    "What everybody writes first: all logits, float32 from the cap on, then torch's loss"
+    logits = F.linear(x, w.to(x.dtype)).to(torch.promote_types(x.dtype, torch.float32))
+    return F.cross_entropy(softcap(logits, cap).flatten(0, -2), t.flatten(), ignore_index=-1)
+
+
+def ours(x, w, t, cap, chunk=None):
+    return lm_loss(x, w, t, cap, chunk=chunk)
+
+
+def each(x, w, t, cap, chunk=None):
+    return token_losses(x, w, t, cap, chunk=chunk).mean()
+
+
+def torch_linear(x, w, t, cap, chunk=None):
+    assert not cap, "torch's linear_cross_entropy has no soft cap"
+    return F.linear_cross_entropy(x[0], w.to(x.dtype), t[0])
+
+
+def torch_chunks(x, w, t, cap, chunk=None):
+    assert not cap, "torch's linear_cross_entropy has no soft cap"
+    options = torch.nn.LinearCrossEntropyOptions()
+    return F.linear_cross_entropy(x[0], w.to(x.dtype), t[0], options=options)
+
+
+def old(file: str):
+    "lm_loss of another loss.py"
+    spec = importlib.util.spec_from_file_location("nanochat.older_loss", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def older(x, w, t, cap, chunk=None):
+        return module.lm_loss(x, w, t, cap)
+
+    return older
+
+
+def ways(cap: float, file: str = "") -> dict:
+    found = {"plain": plain, "lm_loss": ours, "token_losses": each}
+    if not cap and hasattr(F, "linear_cross_entropy"):
+        found |= {"linear_cross_entropy": torch_linear, "linear_cross_entropy, chunks": torch_chunks}
+    return found | ({"old": old(file)} if file else {})
 
 
 # ---- memory ----
@@ -48,209 +90,131 @@ def forget_high_water():
         pass
 
 
-def child(way: str, B: int, T: int, V: int, C: int, chunk: int):
+def child(way: str, shape: list, C: int, dtype: str, cap: float, chunk: int | None, file: str):
     "Forward and backward once; prints the memory that they added and the seconds that they took"
+    B, T, V = shape
     torch.manual_seed(0)
-    x, w, t = (
-        torch.randn(B, T, C, requires_grad=True),
-        torch.randn(V, C, requires_grad=True),
-        torch.randint(V, (B, T)),
-    )
-    f = {
-        "torch": lambda x, t, chunk: torch_loss(x, w, t, 15.0),
-        "ours": lambda x, t, chunk: lm_loss(x, w, t, 15.0, chunk=chunk),
-    }[way]
-    f(
-        x[:1, :2], t[:1, :2], V
-    ).backward()  # wakes up the libraries (checkpoint alone brings 140 MB), makes room for the gradients
+    x = torch.randn(B, T, C).to(getattr(torch, dtype)).requires_grad_()
+    w, t = torch.randn(V, C, requires_grad=True), torch.randint(V, (B, T))
+    f = ways(cap, file)[way]
+    f(x[:1, :2], w, t[:1, :2], cap).backward()  # wakes up the libraries, makes room for the gradients
     x.grad = w.grad = None
     forget_high_water()
-    before, t0 = high_water(), time.perf_counter()
-    loss = f(x, t, chunk)
+    before, began = high_water(), time.perf_counter()
+    loss = f(x, w, t, cap, chunk)
     loss.backward()
-    print(
-        json.dumps(
-            dict(
-                mb=round(high_water() - before, 1),
-                seconds=round(time.perf_counter() - t0, 2),
-                loss=loss.item(),
-                grad=w.grad.norm().item(),
-            )
-        )
-    )
+    found = dict(mb=round(high_water() - before, 1), seconds=round(time.perf_counter() - began, 2))
+    print(json.dumps(dict(found, loss=loss.item(), grad=w.grad.norm().item())))
 
 
-def peak(way: str, B: int, T: int, V: int, C: int = 32, chunk: int = 1 << 26) -> dict:
+def peak(way, shape, C=CHANNELS, dtype="float32", cap=15.0, chunk=None, file="") -> dict:
     "Memory of one way at one size, in a process of its own"
     # freed blocks go back to the system at once, so that what is measured is what is used
     env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072"}
+    told = json.dumps([way, shape, C, dtype, cap, chunk, file])
     done = subprocess.run(
-        [sys.executable, __file__, "--child", json.dumps([way, B, T, V, C, chunk])],
-        capture_output=True,
-        text=True,
-        env=env,
+        [sys.executable, __file__, "--child", told], capture_output=True, text=True, env=env
     )
     if done.returncode:
         raise SystemExit(
-            f"error: {way} at {(B, T, V)} ended with status {done.returncode} (out of memory?): "
+            f"error: {way} at {shape} ended with status {done.returncode} (out of memory?): "
             f"{done.stderr[-300:]}"
         )
-    return dict(
-        json.loads(done.stdout),
-        way=way,
-        shape=[B, T, V],
-        channels=C,
-        chunk=chunk if way == "ours" else None,
-        logits_mb=round(B * T * V * 4 / 2**20, 1),
-    )
-
-
-def show(r):
-    print(
-        f"  {r['way']:5} {str(tuple(r['shape'])):18} logits {r['logits_mb']:9,.0f} MB"
-        + (f", chunks of {r['chunk'] * 4 / 2**20:3.0f} MB" if r["chunk"] else " " * 19)
-        + f": peak {r['mb']:8,.0f} MB more, {r['seconds']:6.1f} s"
-    )
-    return r
+    return json.loads(done.stdout)
 
 
 def full() -> dict:
-    "The shape of a GPU's step at depth 20, ours only: torch's loss would take 69 GB"
-    return show(peak("ours", 32, 2048, 65536))
-
-
-def memory() -> list:
-    "torch's loss and ours, side by side where torch's fits"
-    rows = []
-    for B, T, V in ((1, 2048, 16384), (1, 2048, 65536)):
-        for way, chunk in (("torch", 0), ("ours", 1 << 21), ("ours", 1 << 23)):
-            rows.append(show(peak(way, B, T, V, chunk=chunk)))
-    for shape in {tuple(r["shape"]) for r in rows}:
-        same = [r for r in rows if tuple(r["shape"]) == shape]
-        assert all(
-            math.isclose(r["loss"], same[0]["loss"], rel_tol=1e-5)
-            and math.isclose(r["grad"], same[0]["grad"], rel_tol=1e-4)
-            for r in same
-        ), "the two ways differ"
-    return rows
+    "The shape of a GPU's step at depth 20, lm_loss only: the plain way would take 69 GB"
+    shape, C = (32, 2048, 65536), 32
+    found = peak("lm_loss", shape, C)
+    logits_mb = round(math.prod(shape) * 4 / 2**20, 1)
+    print(f"  {shape}: logits {logits_mb:,.0f} MB, peak {found['mb']:,.0f} MB, {found['seconds']:.0f} s")
+    return dict(found, shape=shape, channels=C, logits_mb=logits_mb)
 
 
 # ---- agreement ----
 
 
-def agreement(trials: int = 200) -> dict:
-    """Largest relative difference from torch's cross_entropy in float64: loss and both gradients
+def difference(a, b) -> float:
+    "Relative, or absolute where nothing should be"
+    size = b.norm()
+    return ((a - b).norm() / size.clamp(min=1e-30)).item() if size else a.norm().item()
 
-    Over random shapes, caps, chunks and masks."""
-    g, worst = torch.Generator().manual_seed(0), [0.0, 0.0, 0.0]
+
+def agreement(trials: int = 200) -> dict:
+    """Largest relative difference from torch's cross_entropy in float64: losses and both gradients
+
+    Over random shapes, caps, chunks and masks; of lm_loss, and of token_losses with random weights."""
+    g, worst = torch.Generator().manual_seed(0), {}
     for k in range(trials):
         B, T, C, V = (int(torch.randint(1, n, (), generator=g)) for n in (5, 20, 12, 60))
-        x, w = (torch.randn(*s, C, generator=g, dtype=torch.float64).requires_grad_() for s in ((B, T), (V,)))
+        x, w = (
+            torch.randn(*s, C, generator=g, dtype=torch.float64).requires_grad_() for s in ((B, T), (V,))
+        )
         t = torch.randint(V, (B, T), generator=g).masked_fill(torch.rand(B, T, generator=g) < k / trials, -1)
-        cap, chunk = ((0.0, 15.0, 2.0)[k % 3], (1 << 26, 7 * V, 1)[k // 3 % 3])
-        ours = lm_loss(x, w, t, cap, chunk=chunk)
-        theirs = torch_loss(x, w, t, cap) if (t >= 0).any() else 0 * (x.sum() + w.sum())
-        for i, (a, b) in enumerate(
-            zip((ours, *torch.autograd.grad(ours, (x, w))), (theirs, *torch.autograd.grad(theirs, (x, w))))
-        ):
-            worst[i] = max(
-                worst[i], ((a - b).norm() / b.norm().clamp(min=1e-30)).item() if b.norm() else a.norm().item()
-            )
-    print(
-        f"  {trials} random cases: largest relative difference {worst[0]:.1e} (loss), {worst[1]:.1e} "
-        f"(stream), {worst[2]:.1e} (head)"
-    )
-    return dict(trials=trials, loss=worst[0], grad_stream=worst[1], grad_head=worst[2])
+        cap, chunk = ((0.0, 15.0, 2.0)[k % 3], (None, 7 * V, 1)[k // 3 % 3])
+        weights = torch.randn(B, T, generator=g, dtype=torch.float64)
+        logits = softcap(F.linear(x, w), cap).flatten(0, -2)
+        theirs = F.cross_entropy(logits, t.flatten(), ignore_index=-1, reduction="none").view(B, T)
+        pairs = dict(
+            lm_loss=(lm_loss(x, w, t, cap, chunk=chunk), theirs.sum() / max(1, (t >= 0).sum())),
+            token_losses=(
+                (token_losses(x, w, t, cap, chunk=chunk) * weights).sum(),
+                (theirs * weights).sum(),
+            ),
+        )
+        for name, (a, b) in pairs.items():
+            a, b = ((y, *torch.autograd.grad(y, (x, w), retain_graph=True)) for y in (a, b))
+            found = worst.setdefault(name, dict(loss=0.0, grad_stream=0.0, grad_head=0.0))
+            for part, p, q in zip(found, a, b):
+                found[part] = max(found[part], difference(p, q))
+    print(f"  {trials} random cases, largest relative differences: {worst}")
+    return dict(trials=trials, **worst)
 
 
-# ---- speed ----
+# ---- time and memory, side by side ----
 
 
-def speed(laps: int = 12) -> list:
-    "Forward and backward, best of laps in turns: autograd on whole logits, one pass, chunks recomputed"
+def lap(f, x, w, t, cap) -> float:
+    began = time.perf_counter()
+    f(x, w, t, cap).backward()
+    seconds = time.perf_counter() - began
+    x.grad = w.grad = None
+    return seconds
+
+
+def head(file: str = "", laps: int = 7) -> dict:
+    "Forward and backward: best time of some laps in turns, and the peak of memory"
     rows = []
-    for N, C, V in ((4096, 128, 1024), (4096, 256, 4096)):
-        for dtype in (torch.float32, torch.bfloat16):
-            x, w, t = (
-                torch.randn(1, N, C).to(dtype).requires_grad_(),
-                torch.randn(V, C).mul_(0.05).requires_grad_(),
-                torch.randint(V, (1, N)),
-            )
-            ways = {
-                "autograd": lambda: _losses(x[0], w, t[0], 15.0).sum(),
-                "one pass": lambda: token_losses(x, w, t).sum(),
-                "chunks": lambda: token_losses(x, w, t, chunk=N * V // 8).sum(),
-            }
-            times = {k: [] for k in ways}
-            for _ in range(laps):
-                for k, f in ways.items():
-                    t0 = time.perf_counter()
-                    f().backward()
-                    times[k].append(time.perf_counter() - t0)
-                    x.grad = w.grad = None
-            best = {k: min(v) for k, v in times.items()}
-            rows.append(
-                dict(
-                    tokens=N,
-                    channels=C,
-                    vocab_size=V,
-                    dtype=str(dtype)[6:],
-                    seconds=best,
-                    speed={k: best["autograd"] / b for k, b in best.items()},
-                )
-            )
-            print(
-                f"  {N} tokens, {C} channels, vocabulary {V}, {str(dtype)[6:]:8}: "
-                + ", ".join(f"{k} {s:.2f}" for k, s in rows[-1]["speed"].items())
-                + " times autograd's speed"
-            )
-    return rows
-
-
-# ---- scoreboard ----
-
-
-def text(split, n_bytes, seed=0):
-    "World's documents, about so many bytes"
-    out, size = [], 0
-    for d in World(seed).documents(split):
-        out.append(d)
-        size += len(d.encode())
-        if size >= n_bytes:
-            return out
-
-
-def scoreboard(vocab_size: int = 1024) -> dict:
-    "Bits per byte of models that count, on World as chapter 06 reads it"
-    train, val = text("train", 1_000_000), text("val", 100_000)
-    tok = Tokenizer.train(train, vocab_size)
-    fit, rows = (val_rows(iter(d), tok.encode, tok.bos, 256) for d in (train, val))
-    board, batches = Scoreboard(), [to_batch(rows[k : k + 32], 257) for k in range(0, len(rows), 32)]
-    board.add("uniform", NGram(1, tok.vocab_size).losses, batches, tok.token_bytes())
-    seconds = {}
-    for order, name in ((1, "unigram"), (2, "bigram"), (3, "trigram")):
-        t0 = time.perf_counter()
-        board.add(name, NGram(order, tok.vocab_size).fit(fit).losses, batches, tok.token_bytes())
-        seconds[name] = round(time.perf_counter() - t0, 2)
-    print(
-        "  "
-        + ", ".join(f"{k} {v:.3f}" for k, v in board.items())
-        + f" bits per byte on {board.n_bytes:,} bytes"
-    )
-    return dict(
-        bpb=dict(board),
-        n_bytes=board.n_bytes,
-        train_bytes=sum(len(d.encode()) for d in train),
-        vocab_size=tok.vocab_size,
-        seconds=seconds,
-    )
+    for V in VOCABULARIES:
+        for dtype in ("float32", "bfloat16"):
+            for cap in (15.0, 0.0):
+                torch.manual_seed(0)
+                x = torch.randn(1, TOKENS, CHANNELS).to(getattr(torch, dtype)).requires_grad_()
+                w = torch.randn(V, CHANNELS).mul_(0.05).requires_grad_()
+                t = torch.randint(V, (1, TOKENS))
+                found = ways(cap, file)
+                times = {way: [] for way in found}
+                for _ in range(laps):
+                    for way, f in found.items():
+                        times[way].append(lap(f, x, w, t, cap))
+                for way in found:
+                    mb = peak(way, (1, TOKENS, V), CHANNELS, dtype, cap, file=file)["mb"]
+                    seconds = min(times[way])
+                    row = dict(vocab_size=V, dtype=dtype, cap=cap, way=way, seconds=seconds, mb=mb)
+                    rows.append(dict(row, speed=min(times["plain"]) / seconds))
+                    print(
+                        f"  V {V:6,} {dtype:8} cap {cap:4} {way:28} {seconds:6.3f} s, "
+                        f"{rows[-1]['speed']:5.2f} times plain's speed, peak {mb:7,.0f} MB"
+                    )
+    kept = [row for row in rows if row["way"] != "old"]
+    return dict(tokens=TOKENS, channels=CHANNELS, laps=laps, load=os.getloadavg()[0], rows=kept)
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument(
-        "parts", nargs="*", help="agreement, scoreboard, speed, memory, full; default: all but full"
-    )
+    p.add_argument("parts", nargs="*", help="agreement, head, full; default: all but full")
+    p.add_argument("--old", default="", help="another loss.py to measure beside")
     p.add_argument(
         "--out", type=Path, default=here / "bench" / "results" / "loss.json", help="where the figures go"
     )
@@ -258,10 +222,11 @@ def main():
     a = p.parse_args()
     if a.child:
         return child(*json.loads(a.child))
-    parts = dict(agreement=agreement, scoreboard=scoreboard, speed=speed, memory=memory, full=full)
+    parts = dict(agreement=agreement, head=lambda: head(a.old), full=full)
     if unknown := set(a.parts) - set(parts):
         p.error(f"no part {', '.join(sorted(unknown))}: there are {', '.join(parts)}")
     out = json.loads(a.out.read_text()) if a.out.exists() else {}
+    out = {name: found for name, found in out.items() if name in parts}
     for name in a.parts or list(parts)[:-1]:
         print(name)
         found = parts[name]()

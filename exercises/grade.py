@@ -294,7 +294,7 @@ def raised(name:str, text:str, args:tuple, place:str, case:str)->Exception:
 def behaviour(ex:Exercise, answer:Callable, probe:tuple):
     "What an answer does with one probe: its result, or the kind of error"
     try:
-        with time_limit(3):
+        with time_limit(max(3, ex.seconds/4)):          # where a check may take long, a probe may, too
             return (ex.behave or (lambda f, *a: f(*a)))(answer, *copy.deepcopy(probe))
     except TookTooLong:
         return "took too long"
@@ -464,12 +464,20 @@ class Student:
             raise Gone("your code filled its folder")
         self.looked = time.monotonic()
 
+    def exchange(self, what)->dict:
+        "One order and its reply; after one that came to nothing the process can't be asked any more"
+        try:
+            self.order(what)
+            return self.hear()
+        except BaseException:
+            self.lost = True              # it may still be at work on this order
+            raise
+
     def ask(self, args:tuple, case:str, *op)->object:
         "Have the answer called, and bring back what comes of it, also in the arguments"
         torch = sys.modules.get("torch")
         try:
-            self.order((*op, args, torch is None or torch.is_grad_enabled()))
-            reply = self.hear()
+            reply = self.exchange((*op, args, torch is None or torch.is_grad_enabled()))
             error, after = reply.get("error"), reply.get("after", [])
             if error is None:
                 value = decoded(reply.get("value"))
@@ -478,7 +486,7 @@ class Student:
                         put_back(given, decoded(now))
                 return value
         except BaseException:
-            self.lost = True              # it may still be at work on this question: no other one can be put
+            self.lost = True              # what it gave back can't be used, and may be half put back
             raise
         raise from_child(error, case)
 
@@ -547,8 +555,7 @@ class Remote(Answer):
 
     def run(self, helper, args):
         if not self.student.known:
-            self.student.order(("source", helpers_source(self.source)))
-            self.student.hear()
+            self.student.exchange(("source", helpers_source(self.source)))
             self.student.known = True
         return self.student.ask(args, ", ".join(map(readable, args)), "helper", helper.__name__)
 
@@ -612,7 +619,11 @@ class Book:
         for (before, _), (number, source) in zip([(0, ""), *self.cells], self.cells):
             if any(n != name for _, n in GRADE_CALL.findall(source)):
                 others |= {before, number}
-        mine = {n for n, source in self.cells if any(e == name for _, e in GRADE_CALL.findall(source))}
+        # its own two cells stay even where the process ended in one: another cell's thread may have ended it
+        mine = set()
+        for (before, _), (number, source) in zip([(0, ""), *self.cells], self.cells):
+            if any(n == name for _, n in GRADE_CALL.findall(source)):
+                mine |= {before, number}
         return [c for c in self.cells if c[0] in mine or c[0] not in self.ended and c[0] not in others]
 
     def attempt(self, cells:list, alone:str|None=None)->bool:
@@ -667,7 +678,7 @@ class Book:
                 result = no_function(name, clean(message.get("kind"), 60))
             else:
                 result = judge(name, ex, Remote(student, inspect.getsourcefile(inspect.unwrap(ex.check))))
-            if student.lost and result.status == "error" and name != alone:
+            if student.lost and result.status in ("error", "wrong") and name != alone:
                 self.suspects.add(name)         # it may be another's code: this one is asked again, alone
                 raise Gone(result.message)
             self.verdicts[at, name] = self.results[name] = result

@@ -71,6 +71,11 @@ def _why_not_read(file):
         return "a link to nothing" if file.is_symlink() else "not a file"
     return None if KINDS.search(file.name) else "not a kind that is read"
 
+def _identity(path):
+    "The same for all names of a file or folder: links are followed"
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino
+
 def _unreadable(e):
     raise UserError(f"{e.filename} can't be read ({e.strerror}): change its permissions, "
                     "or take it out of the corpus") from None
@@ -79,13 +84,12 @@ def walk(
     top:Path,                          # a folder
 )->tuple[list[Path], list[LeftOut]]:   # files that can be read, and all the others
     "The files of a folder and of the folders in it, linked ones too; each folder is visited once"
-    files, left, seen = [], [], set()
+    files, left, seen, seen_files = [], [], set(), set()
     own, above = _own_folders(top), {top.resolve(), *top.resolve().parents}
     for place, folders, names in os.walk(top, onerror=_unreadable, followlinks=True):
         entered = []
         for folder in (Path(place, name) for name in sorted(folders)):
-            stat = folder.stat()
-            identity = stat.st_dev, stat.st_ino
+            identity = _identity(folder)
             why = _why_not_walked(folder, own, identity in seen or folder.resolve() in above)
             if why:
                 left.append(LeftOut(folder, why))
@@ -94,9 +98,13 @@ def walk(
                 entered.append(folder.name)
         folders[:] = entered                      # os.walk goes on with these
         for file in (Path(place, name) for name in sorted(names)):
-            if why := _why_not_read(file):
+            why = _why_not_read(file)
+            if not why and _identity(file) in seen_files:
+                why = "another name of a file that is read already"
+            if why:
                 left.append(LeftOut(file, why))
             else:
+                seen_files.add(_identity(file))
                 files.append(file)
     return sorted(files, key=lambda file: file.as_posix()), left
 
@@ -362,7 +370,7 @@ def cut_at(
 def file_documents(
     path:Path,          # one file
     split:str,          # train or val
-    limit:float,        # so many bytes of its texts are for training
+    limit:float,        # how many bytes of its texts are for training
 )->Iterator[str]:
     "The documents that one file gives to a split"
     for text in read_texts(path):
@@ -380,6 +388,7 @@ class FileCount(NamedTuple):
     n_bytes:int         # of text, as UTF-8
     n_documents:int
     skipped:Skipped     # rows without a text
+    sha256:str          # of the text
 
 class CorpusFile(NamedTuple):
     "One file of a folder, and what it gives to each split"
@@ -388,6 +397,7 @@ class CorpusFile(NamedTuple):
     train_bytes:int     # of these for training: the first ones
     n_train:int         # documents for training
     n_val:int           # documents for validation
+    sha256:str          # of the file's text
 
     def n_documents(self,
         split:str,      # train or val
@@ -397,11 +407,13 @@ class CorpusFile(NamedTuple):
 
 def count_file(path:Path)->FileCount:
     "Read one file through"
-    n_bytes, n_documents, skipped = 0, 0, Skipped()
+    n_bytes, n_documents, skipped, digest = 0, 0, Skipped(), hashlib.sha256()
     for text in read_texts(path, skipped):
-        n_bytes += len(text.encode())
+        data = text.encode()
+        n_bytes += len(data)
         n_documents += sum(1 for piece in pieces(text) if piece.strip())
-    return FileCount(n_bytes, n_documents, skipped)
+        digest.update(len(data).to_bytes(8)+data)        # where one text ends and the next begins counts, too
+    return FileCount(n_bytes, n_documents, skipped, digest.hexdigest())
 
 def _share(path, count, train_bytes):
     "A file whose first bytes are for training"
@@ -410,7 +422,7 @@ def _share(path, count, train_bytes):
         n_train, n_val = (sum(1 for _ in documents) for documents in splits)
     else:
         n_train, n_val = (count.n_documents, 0) if train_bytes else (0, count.n_documents)
-    return CorpusFile(path, count.n_bytes, train_bytes, n_train, n_val)
+    return CorpusFile(path, count.n_bytes, train_bytes, n_train, n_val, count.sha256)
 
 def count_folder(files:list[Path])->list[CorpusFile]:
     "Read all files through, and find where training ends"
@@ -434,10 +446,11 @@ _said = set()    # folders that this process has spoken of
 
 def _read_note(note, files):
     "What an earlier visit has counted, or None"
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, RecursionError):
         counts = json.loads(note.read_text())
         if isinstance(counts, list) and len(counts) == len(files):
-            if all(isinstance(count, list) and len(count) == 4 for count in counts):
+            kinds = [int, int, int, int, str]
+            if all(isinstance(count, list) and list(map(type, count)) == kinds for count in counts):
                 return [CorpusFile(file, *count) for file, count in zip(files, counts)]
 
 def folder_index(
@@ -446,7 +459,7 @@ def folder_index(
     "What a folder holds; read through at the first visit, then known from a note in the base folder"
     path = Path(path)
     files = folder_files(path)
-    if path.is_dir() and path not in _said:
+    if path.is_dir() and path not in _said and "NANOCHAT_TOLD" not in os.environ:
         _said.add(path)
         print0(said_of(path, *walk(path)))
     stamp = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
@@ -485,7 +498,7 @@ def shuffled(
     files:list[CorpusFile],  # what `folder_index` gave
     seed:int,
     start:int=0,             # number of the first document wanted, over all epochs
-    epochs:int|None=None,    # end after so many; None: never
+    epochs:int|None=None,    # end after this many; None: never
     block:int=BLOCK,
 )->Iterator[str]:
     "Training documents, each epoch in another order, from number `start` on"
@@ -546,7 +559,7 @@ def ask(
     url:str,                          # address of something small
     span:tuple[int, int]|None=None,   # first and last byte wanted; None: all
 )->tuple:                             # headers, body
-    "One small answer of a server; what may pass, such as a busy server or a cut line, is tried again"
+    "One small answer from a server; what may pass, such as a busy server or a cut line, is tried again"
     import urllib.request
     headers = {"Range": f"bytes={span[0]}-{span[1]}"} if span else {}
     request = urllib.request.Request(url, headers=headers)
@@ -765,7 +778,7 @@ def hub_train(
     name:str,                # a name in HUB
     seed:int,
     start:int=0,             # number of the first document wanted, over all epochs
-    epochs:int|None=None,    # end after so many; None: never
+    epochs:int|None=None,    # end after this many; None: never
 )->Iterator[str]:
     "Training documents from number `start` on; earlier shards are not fetched, earlier row groups not read"
     epoch = 0
@@ -821,7 +834,7 @@ def world_course(
     w:World,
     split:str,   # "train" or "val"
 )->Iterator:     # endless
-    "World's documents in the order of the course: training opens with its lists of letters"
+    "World's documents in their order: training opens with its lists of letters"
     if split == "train":
         yield from islice(w.documents("train", w.OPENING_WEIGHTS, seed=1), w.OPENING)
     yield from w.documents(split)
@@ -832,7 +845,7 @@ class Scan:
     "What one pass over the beginning of a corpus has found, and what that makes for all of its training text"
     n_bytes:int               # read in this pass
     n_documents:int
-    n_tokens:int              # of these documents, with one more between two of them
+    n_tokens:int              # of these documents, and one more for each
     all_bytes:int|None        # of the whole training split; None: it never ends
 
     @property
@@ -855,9 +868,9 @@ class Corpus:
     def documents(self,
         split:str="train",        # train or val
         start:int=0,              # number of the first document wanted
-        epochs:int|None=None,     # training text ends after so many, but for World's; None: never
+        epochs:int|None=None,     # training text, except World's, ends after this many; None: never
         rank:int=0,               # this reader
-        world:int=1,              # of so many: it gets every world-th document
+        world:int=1,              # of how many: it gets every world-th document
     )->Iterator[str]:
         "Documents from number `start` on: endless for training, once through for validation text with an end"
         if split not in ("train", "val"):
@@ -889,7 +902,7 @@ class Corpus:
 
     def scan(self,
         encode:Callable[[str], list],     # text to ids
-        n_bytes:int=1<<20,                # of text at least, if there is so much
+        n_bytes:int=1<<20,                # of text at least, if there is that much
     )->Scan:
         "Read the beginning of the training text once"
         found = Scan(0, 0, 0, self.train_bytes())
@@ -902,14 +915,18 @@ class Corpus:
         return found
 
     def fingerprint(self,
-        n_bytes:int=1<<20,         # so much of the stream is read
+        n_bytes:int=1<<20,         # how much of World's stream is read
     )->str:
-        "Of the first megabyte and the size (hub: commit and shards): a resumed run notices changed data"
+        "Of every byte of a folder (hub: commit and shards; World: its beginning): a run notices changed data"
         digest = hashlib.sha256()
         if self.source in HUB:
             shards = [hub_files(self.source)[-1], *shard_order(self.source, self.seed)]
             places = [hub_url(self.source, shard).split("/datasets/")[1] for shard in shards]
             digest.update(json.dumps(places).encode())
+            return digest.hexdigest()[:16]
+        if self.source != "world":
+            texts = [file.sha256 for file in folder_index(self.source)]
+            digest.update(json.dumps([self.seed, texts]).encode())
             return digest.hexdigest()[:16]
         n = 0
         for text in self.documents():
@@ -917,8 +934,6 @@ class Corpus:
             n += len(text.encode())
             if n >= n_bytes:
                 break
-        if self.source != "world":
-            digest.update(str(corpus_size(self.source)).encode())
         return digest.hexdigest()[:16]
 
 # %% ../nbs/03_corpus.ipynb #4fa17c35
@@ -937,8 +952,8 @@ def documents(
 @friendly
 def main(
     corpus:str="tinystories",   # fineweb-edu, climbmix or tinystories
-    shards:int=None,            # so many training shards; default: what `tokens` need, else one
-    tokens:float=None,          # as many shards as a run of so many tokens reads
+    shards:int=None,            # how many training shards; default: what `tokens` needs, else one
+    tokens:float=None,          # as many shards as a run of this many tokens reads
     dry_run:bool=False,         # only say what would be fetched
 ):
     "Fetch training shards of a hub corpus, and the one for validation; what is there already is passed over"

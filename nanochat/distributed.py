@@ -8,11 +8,12 @@ __all__ = ['is_dist', 'param_groups', 'start_mean', 'start_gather', 'owned', 'is
 
 # %% ../nbs/11_distributed.ipynb #b767e13b
 import os, subprocess, sys
+from dataclasses import replace
 from typing import NamedTuple
 import torch, torch.distributed as dist
-from fastcore.basics import patch
 from torch import Tensor
-from .optim import adamw_step, muon_step
+from .optim import COURSE, ParamTable, adamw_update, advance, advance_squares, apply_update
+from .optim import mean_square_shape, muon_update
 from .runs import UserError
 
 # %% ../nbs/11_distributed.ipynb #6136cb05
@@ -27,31 +28,35 @@ def _by_shape(named):
         of_shape.setdefault(tuple(p.shape), []).append(name)
     return [of_shape[shape] for shape in sorted(of_shape)]
 
+def _groups_of(kind, named, dtype):
+    "A kind's groups, without rates: under Muon one for each shape"
+    common = dict(of=kind.name, weight_decay=kind.weight_decay, cautious=kind.cautious)
+    if kind.muon is None:
+        return [dict(common, kind="adamw", betas=kind.betas, eps=kind.eps, names=list(named))]
+    common |= dict(kind="muon", momentum=kind.muon.momentum, settings=kind.muon, dtype=dtype)
+    return [dict(common, names=names) for names in _by_shape(named)]
+
 def param_groups(
-    model,                    # a GPT
-    matrix_lr:float=0.02,     # Muon, block matrices
-    embed_lr:float=0.2,       # AdamW, embeddings (at width 768)
-    head_lr:float=0.004,      # AdamW, head (at width 768)
-    scalar_lr:float=0.05,     # AdamW, all that is left: scales and gates
-    weight_decay:float=0.,    # Muon only
-    betas:tuple=(0.8, 0.95),  # AdamW
+    model,                          # a GPT
+    matrix_lr:float|None=None,      # base rates at width 768; default: the table's
+    embed_lr:float|None=None,
+    head_lr:float|None=None,
+    scalar_lr:float|None=None,
+    weight_decay:float|None=None,   # of all that Muon steps; default: the table's
+    table:ParamTable=COURSE,        # kinds of parameters: chapter 10; NANOCHAT_2026 is another
 )->list[dict]:
-    "Every parameter in exactly one group: block matrices to Muon, the rest to AdamW, scaled from width 768"
-    width_scale = (model.cfg.n_embd/768)**-0.5
-    named = dict(model.named_parameters())
-    in_blocks = {n: p for n, p in named.items() if n.startswith("blocks.")}
-    matrices = {n: p for n, p in in_blocks.items() if p.ndim == 2 and "ve_gate" not in n}
-    embed = [n for n in named if n.startswith(("wte", "value_embeds"))]
-    head = [n for n in named if n.startswith("lm_head")]
-    rest = [n for n in named if n not in {*matrices, *embed, *head}]
-    muon = dict(kind="muon", lr=matrix_lr, weight_decay=weight_decay, momentum=0.95, dtype=model.dtype)
-    groups = [dict(muon, names=names) for names in _by_shape(matrices)]
-    for names, lr in ((embed, embed_lr*width_scale), (head, head_lr*width_scale), (rest, scalar_lr)):
-        if names:
-            groups.append(dict(kind="adamw", names=names, lr=lr, weight_decay=0., betas=betas))
-    for group in groups:
-        group["params"] = [named[n] for n in group["names"]]
-        group["base_lr"] = group["lr"]
+    "Every parameter of a model in exactly one group, with the rate of its kind"
+    given = dict(matrix_lr=matrix_lr, embed_lr=embed_lr, head_lr=head_lr, scalar_lr=scalar_lr)
+    table = replace(table, **{base: rate for base, rate in given.items() if rate is not None})
+    kinds = {name: table.kind_of(name) for name, _ in model.named_parameters()}
+    groups = []
+    for kind in table.kinds:
+        named = {name: p for name, p in model.named_parameters() if kinds[name] == kind}
+        for group in _groups_of(kind, named, model.dtype) if named else []:
+            if weight_decay is not None and group["kind"] == "muon":
+                group["weight_decay"] = weight_decay
+            group["lr"] = group["base_lr"] = kind.rate*table.base_rate(kind, model.cfg.n_embd)
+            groups.append(dict(group, params=[named[name] for name in group["names"]]))
     return groups
 
 # %% ../nbs/11_distributed.ipynb #d0e2c691
@@ -105,7 +110,8 @@ def _group_bytes(group, world, rank):
     "Bytes of one group's state on one process"
     params = group["params"]
     if group["kind"] == "muon":             # of each owned matrix its momentum, and a number for each row
-        return 4*len(owned(len(params), world, rank))*(params[0].numel()+params[0].size(0))
+        lengths = max(mean_square_shape(*params[0].shape, group["settings"].side))
+        return 4*len(owned(len(params), world, rank))*(params[0].numel()+lengths)
     return sum(8*p.numel()//(world if is_sharded(p, world) else 1) for p in params)
 
 def state_bytes(
@@ -129,6 +135,15 @@ def _collect(own, per_process, n, world):
     start_gather(full, mine)()
     return full[:n]
 
+_OLD_NAMES = dict(momentum_buffer="m", row_mean_square="v", exp_avg="m", exp_avg_sq="v")  # until Nov 2026
+
+def _find(tensors, name, ending, shape):
+    "A tensor of a saved state, under its name of today or the one before; with another shape it is not it"
+    found = tensors.get(f"{name}.{ending}")
+    if found is None:
+        found = tensors.get(f"{name}.{_OLD_NAMES.get(ending)}")
+    return found if found is not None and found.shape == shape else None
+
 class _MuonGroup:
     "Matrices of one shape, of which this process owns some"
     def __init__(self, group, world, rank, normalize, dtype):
@@ -137,7 +152,14 @@ class _MuonGroup:
         self.per_process = -(-n//world)
         self.owned = owned(n, world, rank)
         self.momentum_buffer = _zeros(first, len(self.owned), *first.shape)
-        self.row_mean_square = _zeros(first, len(self.owned), first.size(0), 1) if normalize else None
+        self.row_mean_square = self.column_mean_square = None
+        if normalize:
+            lengths = mean_square_shape(*first.shape, group["settings"].side)
+            zeros = _zeros(first, len(self.owned), *lengths)
+            if lengths[1] > 1:
+                self.column_mean_square = zeros
+            else:
+                self.row_mean_square = zeros
 
     def send(self):
         "Start averaging all gradients, as one stack"
@@ -152,13 +174,25 @@ class _MuonGroup:
         mine = [group["params"][i] for i in self.owned]
         grads = self.wait_mean()[:len(mine)]
         if mine:
-            muon_step(mine, grads, self.momentum_buffer, group["lr"], group["momentum"],
-                      group["weight_decay"], v=self.row_mean_square, dtype=self.dtype or group["dtype"])
+            self._step_own(mine, grads)
         if self.world > 1:
             share = torch.zeros_like(self.stack[:self.per_process])
             if mine:
                 torch.stack(mine, out=share[:len(mine)])
             self.wait_gather = start_gather(self.stack, share)      # the stack held the gradients: used again
+
+    def _step_own(self, mine, grads):
+        "Chapter 10's three functions: state, update, weights"
+        group, settings = self.group, self.group["settings"]
+        mean_square = self.row_mean_square if self.column_mean_square is None else self.column_mean_square
+        advance([self.momentum_buffer], [grads], group["momentum"])
+        update = muon_update(
+            grads, self.momentum_buffer, group["momentum"], dtype=self.dtype or group["dtype"],
+            safety=settings.safety, mean_square=mean_square, beta2=settings.beta2,
+            equalize=settings.equalize, renormalize=settings.renormalize, gram=settings.gram)
+        if mean_square is not None:
+            mean_square.copy_(update.mean_square)
+        apply_update(mine, update, group["lr"], group["weight_decay"], group["cautious"])
 
     def finish(self):
         "Take up everybody's matrices"
@@ -170,8 +204,13 @@ class _MuonGroup:
 
     def stacks(self):
         "Owned state by the ending of its names in a checkpoint"
-        kept = {"m": self.momentum_buffer, "v": self.row_mean_square}
-        return {ending: own for ending, own in kept.items() if own is not None}
+        endings = ("momentum_buffer", "row_mean_square", "column_mean_square")
+        return {ending: getattr(self, ending) for ending in endings if getattr(self, ending) is not None}
+
+    def wanted(self):
+        "Name, ending and shape of all that belongs in a checkpoint"
+        endings = {ending: own.shape[1:] for ending, own in self.stacks().items()}
+        return [(name, ending, shape) for name in self.group["names"] for ending, shape in endings.items()]
 
     def state_tensors(self):
         "All of the group's state by name, whole: every process must call it"
@@ -185,14 +224,14 @@ class _MuonGroup:
         "Take this process's share"
         mine = [self.group["names"][i] for i in self.owned]
         for ending, own in self.stacks().items():
-            if mine:
-                own.copy_(torch.stack([tensors[f"{name}.{ending}"] for name in mine]))
+            for name, share in zip(mine, own):
+                share.copy_(_find(tensors, name, ending, share.shape))
 
 # %% ../nbs/11_distributed.ipynb #e5c18ea9
 class AdamWState(NamedTuple):
     "Running means of one parameter, or of this process's rows of it"
-    mean:Tensor           # of the gradient
-    mean_square:Tensor    # of its square
+    exp_avg:Tensor        # of the gradient
+    exp_avg_sq:Tensor     # of its square
 
 def _own_rows(t, world, rank):
     "This process's rows of a table that is cut by rows; else all of it"
@@ -219,8 +258,8 @@ def _start_means(grads, world, rank):
 
 class _AdamWGroup:
     "Tensors under AdamW: of large tables this process owns some rows, what is small is everybody's"
-    def __init__(self, group, world, rank, eps):
-        self.group, self.world, self.rank, self.eps = group, world, rank, eps
+    def __init__(self, group, world, rank):
+        self.group, self.world, self.rank = group, world, rank
         self.params = dict(zip(group["names"], group["params"]))
         self.state = {}
         for name, p in self.params.items():
@@ -234,14 +273,23 @@ class _AdamWGroup:
 
     def step(self, t):
         "Step the owned rows, and start sending them to everybody"
-        grads, group = self.wait_means(), self.group
+        grads = self.wait_means()
         tables = [name for name in self.params if name in grads and is_sharded(self.params[name], self.world)]
         own = {name: _own_rows(self.params[name].data, self.world, self.rank) for name in grads}
         own |= {name: own[name].clone() for name in tables}         # the whole table is overwritten below
-        adamw_step(own.values(), grads.values(), [self.state[name].mean for name in grads],
-                   [self.state[name].mean_square for name in grads],
-                   t, group["lr"], group["betas"], self.eps, group["weight_decay"])
+        if grads:
+            self._step_own(list(own.values()), grads, t)
         self.wait_gathers = [start_gather(self.params[name].data, own[name]) for name in tables]
+
+    def _step_own(self, weights, grads, t):
+        "Chapter 10's functions: state, update, weights"
+        group, values = self.group, list(grads.values())
+        exp_avgs = [self.state[name].exp_avg for name in grads]
+        exp_avg_sqs = [self.state[name].exp_avg_sq for name in grads]
+        advance(exp_avgs, values, group["betas"][0])
+        advance_squares(exp_avg_sqs, values, group["betas"][1])
+        update = adamw_update(exp_avgs, exp_avg_sqs, t, group["betas"], group["eps"])
+        apply_update(weights, update, group["lr"], group["weight_decay"], group["cautious"])
 
     def finish(self):
         "Wait until everybody's rows are in the tables"
@@ -249,11 +297,15 @@ class _AdamWGroup:
             wait()
         self.wait_means = self.wait_gathers = None
 
+    def wanted(self):
+        "Name, ending and shape of all that belongs in a checkpoint"
+        return [(name, ending, p.shape) for name, p in self.params.items() for ending in AdamWState._fields]
+
     def state_tensors(self):
         "All of the group's state by name, whole: every process must call it"
         out = {}
         for name, p in self.params.items():
-            for ending, own in zip("mv", self.state[name]):
+            for ending, own in self.state[name]._asdict().items():
                 sharded = is_sharded(p, self.world)
                 out[f"{name}.{ending}"] = _collect(own, len(own), len(p), self.world) if sharded else own
         return out
@@ -261,16 +313,16 @@ class _AdamWGroup:
     def load_state_tensors(self, tensors):
         "Take this process's share"
         for name, state in self.state.items():
-            for ending, own in zip("mv", state):
-                own.copy_(_own_rows(tensors[f"{name}.{ending}"], self.world, self.rank))
+            for ending, own in state._asdict().items():
+                whole = _find(tensors, name, ending, self.params[name].shape)
+                own.copy_(_own_rows(whole, self.world, self.rank))
 
 # %% ../nbs/11_distributed.ipynb #fcdfcbcd
 class MuonAdamW:
     "Averages gradients over processes, steps the share this process owns, gathers the result; alone it steps"
     def __init__(self,
         groups:list[dict],     # of `param_groups`; lr and momentum may be changed before each step
-        eps:float=1e-10,       # of AdamW
-        normalize:bool=True,   # even out the rows of Muon's steps (NorMuon, 2025)
+        normalize:bool=True,   # even out the lengths of Muon's steps (NorMuon, 2025)
         dtype:torch.dtype=None, # of polar factors; default: what the model computes in, as the groups say
     ):
         self.groups, self.steps_taken = groups, 0
@@ -280,7 +332,7 @@ class MuonAdamW:
             if group["kind"] == "muon":
                 self.parts.append(_MuonGroup(group, self.world, self.rank, normalize, dtype))
             else:
-                self.parts.append(_AdamWGroup(group, self.world, self.rank, eps))
+                self.parts.append(_AdamWGroup(group, self.world, self.rank))
 
     @property
     def t(self)->int:
@@ -310,28 +362,24 @@ class MuonAdamW:
         for part in self.parts:
             part.finish()                    # all new weights are here
 
-# %% ../nbs/11_distributed.ipynb #40d2c14b
-@patch
-def state_tensors(self:MuonAdamW)->dict[str,Tensor]:
-    "All state as named whole tensors (every process must call it; the same on each)"
-    return {name: t for part in self.parts for name, t in part.state_tensors().items()}
+    def state_tensors(self)->dict[str,Tensor]:
+        "All state as named whole tensors (every process must call it; the same on each)"
+        return {name: t for part in self.parts for name, t in part.state_tensors().items()}
 
-@patch
-def load_state_tensors(self:MuonAdamW,
-    tensors:dict[str,Tensor],  # of `state_tensors`
-    t:int,                     # steps taken so far
-):
-    "Take this process's share of whole tensors written by any number of processes"
-    wanted = set()
-    for part in self.parts:
-        endings = part.stacks() if isinstance(part, _MuonGroup) else "mv"
-        wanted |= {f"{name}.{ending}" for name in part.group["names"] for ending in endings}
-    if missing := sorted(wanted-set(tensors)):
-        raise UserError(f"optimizer state: {len(missing)} tensors are missing, {missing[0]} the first: "
-                        "it belongs to another model or another optimizer")
-    self.steps_taken = t
-    for part in self.parts:
-        part.load_state_tensors(tensors)
+    def load_state_tensors(self,
+        tensors:dict[str,Tensor],  # of `state_tensors`
+        t:int,                     # steps taken so far
+    ):
+        "Take this process's share of whole tensors written by any number of processes"
+        wanted = [entry for part in self.parts for entry in part.wanted()]
+        missing = [f"{name}.{ending}" for name, ending, shape in wanted
+                   if _find(tensors, name, ending, shape) is None]
+        if missing:
+            raise UserError(f"optimizer state: {len(missing)} tensors are missing or of another shape, "
+                            f"{missing[0]} the first: it belongs to another model or another optimizer")
+        self.steps_taken = t
+        for part in self.parts:
+            part.load_state_tensors(tensors)
 
 # %% ../nbs/11_distributed.ipynb #ab020a8d
 def torchrun(

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['wilson', 'score', 'plausible', 'middle', 'mean_interval', 'id_rows', 'val_set', 'text_tokens', 'row_batches',
-           'model_bpb', 'ngram_bpb', 'scored', 'choice_nats', 'pick_choices', 'options', 'same_start', 'row_pairs',
-           'exact_matches', 'score_rows', 'core_score', 'load_core', 'evaluate_core', 'load_stage', 'shared_bpb',
-           'evaluate_stage', 'keep_bpb', 'main']
+           'n_positions', 'token_nats', 'model_bpb', 'ngram_bpb', 'scored', 'choice_nats', 'pick_choices', 'options',
+           'same_start', 'row_pairs', 'exact_matches', 'score_rows', 'core_score', 'load_core', 'evaluate_core',
+           'load_stage', 'shared_bpb', 'evaluate_stage', 'keep_bpb', 'main']
 
 # %% ../nbs/16_evaluate.ipynb #ab95f2ff
 import csv
@@ -22,13 +22,15 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from fastcore.script import call_parse
+from .baseline import Baseline, read_model
 from .corpus import Corpus
 from .distributed import is_dist
 from .gpt import GPT, load_model
 from .loader import Lane, to_batch
 from .loss import NGram, bits_per_byte
 from .runs import (STAGES, Damaged, Plan, UserError, checkpoint_mark, is_scored, newest_run, print0,
-                           rank, read_result, save_result, update_summary, world_size)
+                           rank, read_result, refuse_stage, save_result, update_summary, world_size)
+from .pretrain import same_text
 from .runtime import Run, find_run, friendly, peak_rss_mb, progress
 from .tokenizer import Tokenizer
 
@@ -143,8 +145,24 @@ def row_batches(
     bar.close()
 
 # %% ../nbs/16_evaluate.ipynb #7df6341f
+def n_positions(
+    model:GPT|Baseline,
+)->int:
+    "Tokens that a model reads at once: its rotary angles go twice a row far, a table of positions one row"
+    return model.config.seq_len if isinstance(model, Baseline) else 2*model.cfg.seq_len
+
+def token_nats(
+    model:GPT|Baseline,
+    ids_BT:torch.Tensor,
+    targets_BT:torch.Tensor,   # -1 is not scored
+)->torch.Tensor:               # (B,T), 0 where nothing is scored
+    "What each target costs a model"
+    if isinstance(model, Baseline):
+        return model.losses(ids_BT, targets_BT)
+    return model(ids_BT, targets_BT, reduction="none")
+
 def model_bpb(
-    model:GPT,
+    model:GPT|Baseline,
     rows:list,           # of ids
     tok:Tokenizer,
     T:int,               # tokens in a row that the model reads
@@ -152,7 +170,7 @@ def model_bpb(
 )->float:
     "Bits per byte of a model over rows"
     def losses(ids_BT, targets_BT):
-        return model(ids_BT, targets_BT, reduction="none")
+        return token_nats(model, ids_BT, targets_BT)
     batches = row_batches(rows, T, batch, model.device)
     with torch.inference_mode():
         return bits_per_byte(losses, batches, tok.token_bytes().to(model.device))
@@ -189,23 +207,23 @@ def scored(
 
 @torch.inference_mode()
 def choice_nats(
-    model:GPT,
+    model:GPT|Baseline,
     pairs:list,          # (prompt ids, ids to be scored)
     batch:int=64,        # rows at once, at most
 )->list[float]:
     "Mean nats per token of each continuation"
     nats = [0.]*len(pairs)
-    for part, ids_BT, targets_BT in scored(pairs, 2*model.cfg.seq_len, batch):
+    for part, ids_BT, targets_BT in scored(pairs, n_positions(model), batch):
         ids_BT, targets_BT = ids_BT.to(model.device), targets_BT.to(model.device)
         n_B = (targets_BT >= 0).sum(-1).clamp(min=1)
-        mean_B = model(ids_BT, targets_BT, reduction="none").sum(-1)/n_B
+        mean_B = token_nats(model, ids_BT, targets_BT).sum(-1)/n_B
         for i, mean in zip(part, mean_B.tolist()):
             nats[i] = mean
     return nats
 
 # %% ../nbs/16_evaluate.ipynb #b78b8320
 def pick_choices(
-    model:GPT,
+    model:GPT|Baseline,
     items:list,       # (prompt ids, [choice ids, ...])
 )->list[int]:         # the number of the likeliest choice of each
     "The choice that surprises the model least, by the mean over its tokens"
@@ -391,8 +409,9 @@ def evaluate_core(
 def load_stage(
     run:Run,
     stage:str,        # base, mid, sft or rl
-)->tuple[GPT, Tokenizer, Plan]:
-    "The model of a finished stage and its tokenizer, with the plan of what was made; else it is refused"
+)->tuple[GPT|Baseline, Tokenizer, Plan]:
+    "The model of a finished stage and its tokenizer, with the plan of what was made; refuses any other"
+    refuse_stage(run.folder, run.plan, stage)
     name, again = run.folder.name, f"run `bash speedrun.sh --run {run.folder.name}`"
     found, want = run.checkpoints(stage), run.plan.stage(stage).steps
     done = found[-1][0] if found else 0
@@ -400,7 +419,8 @@ def load_stage(
         raise UserError(f"run {name!r} has done {done} of {want} steps of stage {stage!r}, "
                         f"which must be finished first: {again}")
     try:
-        model, _ = load_model(found[-1][1], run.device)
+        load = read_model if run.plan.model == "baseline" else load_model
+        model, _ = load(found[-1][1], run.device)
     except Damaged as e:
         raise UserError(f"stage {stage!r} of run {name!r} must be made again from where it was whole, "
                         f"{again} ({e})") from None
@@ -410,7 +430,7 @@ def load_stage(
 
 # %% ../nbs/16_evaluate.ipynb #8a679873
 def shared_bpb(
-    model:GPT,
+    model:GPT|Baseline,
     rows:list,           # of ids, the same on every process
     tok:Tokenizer,
     T:int,               # tokens in a row that the model reads
@@ -430,6 +450,7 @@ def evaluate_stage(
     stage:str,         # tokenizer, base or mid
 )->tuple[dict,int]:    # {name: bits per byte}, validation tokens
     "Bits per byte of a stage's model, or of the counting models, on the validation split"
+    same_text(run)                   # all of a run's figures are about one text
     if stage != "tokenizer":
         model, tok, plan = load_stage(run, stage)
         rows = val_set(plan, tok)

@@ -22,7 +22,8 @@ from .distributed import MuonAdamW, is_dist
 from .engine import Engine, hash_seed
 from .gpt import GPT
 from .loader import to_batch
-from .pretrain import Training, close_stage, lr_at, save_checkpoint
+from .precision import LossScale
+from .pretrain import Training, close_stage, lr_at, save_checkpoint, take_step
 from .runs import RLStage, UserError, last_checkpoint, newest_run, print0, rank, world_size
 from .runtime import Run, find_run, friendly, keep_memory, progress
 from .scaling import micro_batches
@@ -132,6 +133,7 @@ def grpo_step(
     adv_B:Tensor,             # advantage of each
     device_rows:int=32,       # answers computed at once
     n_tokens:float=None,      # tokens to divide by; default: all that the model chose in these rows
+    loss_scale:LossScale|None=None,  # in float16 (chapter 12)
 )->float:                     # the loss
     "Accumulate the gradient of one batch of rollouts; answers with advantage 0 teach nothing and are skipped"
     keep = [i for i, advantage in enumerate(adv_B.tolist()) if advantage != 0]
@@ -144,7 +146,7 @@ def grpo_step(
         ids_BT, targets_BT = (t.to(model.device) for t in to_batch(signed, max(map(len, signed))))
         logp_BT = -model(ids_BT, targets_BT, reduction="none")
         loss = policy_loss(logp_BT, (targets_BT >= 0).float(), adv_B[part].to(model.device), n_tokens)
-        loss.backward()
+        (loss_scale(loss) if loss_scale else loss).backward()
         total += loss.item()
     return total
 
@@ -208,13 +210,14 @@ def learn(
     model:GPT,         # has its gradients, and leaves with new weights
     opt:MuonAdamW,     # steps once
     mixed:bool,        # has any group of any process taught anything?
+    loss_scale:LossScale|None=None,
 ):
-    "Push; where all groups agree nothing moves, neither the weights nor the optimizer's running means"
+    "Step; where all groups agree nothing moves, neither the weights nor the optimizer's running means"
     if mixed:
         for weight in model.parameters():
             if weight.grad is None:                              # this process had nothing to say, others had
                 weight.grad = torch.zeros_like(weight)
-        opt.step()
+        take_step(model, opt, loss_scale)
     opt.zero_grad()
 
 def count_answers(
@@ -237,6 +240,7 @@ def rl_step(
     stage:RLStage,    # prompts, samples, device_rows, mask_cut
     seed:int,         # of the run
     step:int,         # from 0
+    loss_scale:LossScale|None=None,   # in float16
 )->dict:              # loss, tokens, reward, length, mixed, cut, too_long: over all processes
     "Ask, answer, compare, push"
     # ask: all processes draw the same questions, and each takes its share
@@ -255,12 +259,12 @@ def rl_step(
     totals = over_all(count_answers(rows, rewards_PS, counted_PS), model.device)
     # push
     n_tokens = max(1, totals["chosen"])/world_size()             # the optimizer averages over the processes
-    loss = grpo_step(model, rows, adv_B, stage.device_rows, n_tokens)
+    loss = grpo_step(model, rows, adv_B, stage.device_rows, n_tokens, loss_scale)
     loss = over_all(dict(loss=loss), model.device)["loss"]/world_size()
     if not math.isfinite(loss):                                  # before anything has moved
         raise UserError(f"rl: the loss of step {step+1} is {loss}: lower the learning rate, "
                         "or compute with --dtype float32")
-    learn(model, opt, totals["mixed"] > 0)
+    learn(model, opt, totals["mixed"] > 0, loss_scale)
     answers = totals["answers"]
     return dict(loss=loss, tokens=int(totals["tokens"]), reward=totals["reward"]/answers,
                 length=totals["tokens"]/answers, mixed=totals["mixed"]/stage.prompts,
@@ -288,7 +292,7 @@ def train_rl(
         factor = lr_at(step, stage.steps, stage.warmup, stage.warmdown, stage.final)
         for group in opt.groups:
             group["lr"] = group["base_lr"]*factor
-        out = rl_step(engine, model, opt, tok, task, stage, plan.seed, step)
+        out = rl_step(engine, model, opt, tok, task, stage, plan.seed, step, training.loss_scale)
         if out["too_long"] and not warned:
             print0(f"rl: {out['too_long']:,} questions of step {step+1} do not fit in the {engine.max_len} "
                    "tokens that the model holds; others are asked instead, and the log counts them")

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from .runs import UserError, atomic_write, sha256_file, sync_dir
+from .runs import UserError, atomic_write, look, sha256_file, sync_dir
 from .runtime import disk_full, progress
 
 # %% ../nbs/A3_hub.ipynb #64b71c8e
@@ -74,7 +74,7 @@ class _Stopped(Exception):
     "Another worker failed, or the reader pressed Ctrl-C"
 
 class _Crew:
-    "What the workers of one download share: the bar, the word to stop, and which server is to be left alone"
+    "What the workers of one download share: the bar, the word to stop, and which servers to leave alone"
     def __init__(self, files, what):
         self.files = files                       # {path: (bytes here, bytes in all)}
         self.lock, self.stop = threading.Lock(), threading.Event()
@@ -96,7 +96,7 @@ class _Crew:
             self.bar.update(self.here-self.bar.n)
 
     def nap(self, seconds):
-        "Wait, unless everybody shall stop"
+        "Wait, unless everybody is to stop"
         if self.stop.wait(max(0, seconds)):
             raise _Stopped
 
@@ -109,7 +109,7 @@ def _try_lock(f, part):
     "True where the open part is now this worker's alone"
     try:
         fcntl.flock(f, fcntl.LOCK_EX|fcntl.LOCK_NB)
-        return _is_file(f, part)                           # else the one before has given it its name
+        return _is_file(f, part)                           # else its last owner has finished and renamed it
     except (BlockingIOError, FileNotFoundError):
         return False
     except OSError as e:
@@ -226,7 +226,7 @@ def _attempt(job, f, crew):
         _check_length(job, answer, total)
         if answer.status == 200:                                     # all of it, from the start
             if have:
-                _begin_again(job, f, crew)                           # the old bytes go first, then their name
+                _begin_again(job, f, crew)                         # the old bytes go before the notes on them
                 have = 0
             notes = dict(url=job.url, tag=_tag(answer.headers), total=total)
             atomic_write(job.notes, json.dumps(notes))
@@ -239,7 +239,7 @@ def _attempt(job, f, crew):
 
 # %% ../nbs/A3_hub.ipynb #e81781c6
 def _marked(path, mark, sha256):
-    "True where this file was proven before and not touched since: the mark carries the file's own time"
+    "True where this file was verified before and not touched since: the mark carries the file's own time"
     with contextlib.suppress(OSError, UnicodeDecodeError):
         return mark.read_text().split()[0] == sha256 and mark.stat().st_mtime_ns == path.stat().st_mtime_ns
     return False
@@ -267,7 +267,7 @@ class _WrongBytes(OSError):
     "All has come, and it is not the file that was expected"
 
 def _fetch(job, f, crew):
-    "One attempt; what has come is proven and gets its name, or OSError says why not"
+    "One attempt; what has come is verified and gets its name, or OSError says why not"
     _attempt(job, f, crew)
     came = f.tell()
     if job.size is not None and came != job.size:
@@ -346,9 +346,10 @@ def _get(job, tries, crew):
 # %% ../nbs/A3_hub.ipynb #0fe355e2
 def _bytes_here(path):
     "Bytes of a file that are here already, whole or in its part"
-    for p in (path, path.with_name(path.name+".part")):
-        if p.exists():
-            return p.stat().st_size
+    # and whole again: between the first look and the second, another worker may have given it its name
+    for p in (path, path.with_name(path.name+".part"), path):
+        if stat := look(p):
+            return stat.st_size
     return 0
 
 def _check_room(need, what):
@@ -427,10 +428,10 @@ def download_all(
 
 def download(
     url:str,               # http(s) address
-    path:str|Path,         # where the file shall stand
+    path:str|Path,         # where the file belongs
     size:int|None=None,    # its bytes, where known
     sha256:str|None=None,  # its fingerprint, where known
     tries:int=5,           # failures in a row that are one too many
 )->Path:                   # `path`
-    "Fetch `url` to `path`: resumes a part, retries with backoff and jitter, proves it, renames last"
+    "Fetch `url` to `path`: resumes a part, retries with backoff and jitter, verifies, renames last"
     return download_all([(url, path, size, sha256)], 1, Path(path).name, tries)[0]

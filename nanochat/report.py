@@ -321,7 +321,7 @@ def draw_curve(
     y:list,
     stage:str,
 ):
-    "A curve as it was, and smoothed"
+    "A curve as it is, and smoothed"
     ax.plot(x, y, color=COLORS[stage], alpha=.3, lw=.8)
     ax.plot(x, smooth(y), color=COLORS[stage], label=stage.upper())
 
@@ -388,13 +388,16 @@ def bpb_figure(
 def missing(
     results:Results,
 )->list[str]:
-    "What a whole run would have and this one has not"
+    "What a whole run would have and this one lacks"
     scores, bpb = results.summary["scores"], results.summary["bpb"]
+    stages, exams, measured = STAGES, list(METRICS), ["bigram", "base", "mid"]
+    if results.plan and results.plan.model == "baseline":      # its road is shorter (chapter 07)
+        stages, exams, measured = results.plan.stages, ["core"], ["bigram", "base"]
     out = [] if results.tokenizer else ["tokenizer"]
-    out += [f"training of {stage}" for stage in STAGES if stage not in results.stages]
-    out += [f"bits per byte of {name}" for name in ("bigram", "base", "mid") if name not in bpb]
-    for stage in STAGES:
-        lost = [name for name in METRICS if name not in scores.get(stage, {})]
+    out += [f"training of {stage}" for stage in stages if stage not in results.stages]
+    out += [f"bits per byte of {name}" for name in measured if name not in bpb]
+    for stage in stages:
+        lost = [name for name in exams if name not in scores.get(stage, {})]
         if not scores.get(stage):
             out.append(f"scores of {stage}")
         elif lost:
@@ -440,7 +443,7 @@ def provenance_lines(
     "Where the numbers come from: settings, versions, machine, commit, data"
     plan, tokenizer, out = results.plan, results.tokenizer, []
     if plan:
-        names = ("tier", "corpus", "seed", "depth", "n_embd", "n_head", "vocab_size", "seq_len")
+        names = ("tier", "corpus", "model", "seed", "depth", "n_embd", "n_head", "vocab_size", "seq_len")
         out.append("settings: " + ", ".join(f"{name} {getattr(plan, name)}" for name in names))
     if tokenizer:
         text = tokenizer.get("corpus_hash", "unknown")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PEAKS', 'disk_full', 'friendly', 'progress', 'pick_device', 'init_dist', 'end_dist', 'seed_all', 'matmul_flops',
-           'pick_dtype', 'peak_flops', 'peak_rss_mb', 'keep_memory', 'provenance', 'Run', 'find_run']
+           'gpu_dtype', 'pick_dtype', 'peak_flops', 'peak_rss_mb', 'keep_memory', 'provenance', 'Run', 'find_run']
 
 # %% ../nbs/A2_runtime.ipynb #eaf076f9
 import contextlib
@@ -29,8 +29,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from tqdm.auto import tqdm
-from .runs import (Log, Plan, UserError, atomic_write, base_dir, checkpoints, launched, local_rank,
-                           rank, read_plan, read_result, run_dir, run_lock, world_size)
+from .runs import (DTYPES, Log, Plan, UserError, atomic_write, base_dir, checkpoints, launched,
+                           local_rank, rank, read_plan, read_result, run_dir, run_lock, world_size)
 
 # %% ../nbs/A2_runtime.ipynb #d43afb79
 def disk_full(
@@ -45,12 +45,12 @@ class _Closed(io.TextIOBase):
         raise UserError("stdout is closed, so there is nowhere to print to: start the command without `>&-`")
 
 def _drop_stdout(stream):
-    "What can't be printed is given up, so that Python does not try it again at its end"
+    "Give up what can't be printed, so that Python does not try again when it exits"
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 class _Stdout:
-    "The stdout of a command: its own errors are told from those of the disk that a run is on"
+    "The stdout of a command: keeps its errors apart from those of the disk that a run is on"
     def __init__(self, stream):
         self.stream = stream
 
@@ -92,7 +92,7 @@ def _ready():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def _check_device(func, args, kwargs):
-    "A device that was asked for and is not here is refused before anything is written"
+    "Refuse a device that was asked for and is not here, before anything is written"
     asked = None
     with contextlib.suppress(TypeError):
         asked = inspect.signature(func).bind_partial(*args, **kwargs).arguments.get("device")
@@ -254,47 +254,58 @@ def matmul_flops(
     device="cpu",                      # where
     n:int=1024,                        # rows and columns
     repeats:int=5,                     # products timed, after one that warms up
+    enough:float=0.1,                  # seconds: no further product is begun after so many
 )->float:
-    "Measured matmul speed in FLOP/s, the fastest of a few: the ceiling that a training step is held against"
+    "Measured matmul speed in FLOP/s, the fastest of a few: the ceiling a training step is measured against"
     device = torch.device(device)
     a = torch.randn(n, n, device=device).to(dtype)
     b = torch.randn(n, n, device=device).to(dtype)
     seconds = []
-    for _ in range(repeats+1):
+    while len(seconds) <= repeats and sum(seconds) < enough:
         _synchronize(device)
         start = time.perf_counter()
         a @ b
         _synchronize(device)
         seconds.append(time.perf_counter()-start)
-    return 2*n**3/min(seconds[1:])
+    return 2*n**3/min(seconds[1:] or seconds)          # one that takes so long needs nothing to warm up
 
 # %% ../nbs/A2_runtime.ipynb #530c6188
+def gpu_dtype(
+    capability:tuple[int,int],   # of an NVIDIA GPU: (7, 5) is a T4, (9, 0) an H100
+    hip:bool=False,              # is it AMD's? Theirs have bfloat16
+)->torch.dtype:
+    "What a GPU multiplies fastest without emulation; torch.cuda.is_bf16_supported() says yes for that, too"
+    if hip or capability >= (8, 0):
+        return torch.bfloat16
+    return torch.float16 if capability >= (7, 0) else torch.float32
+
 def pick_dtype(
     device,               # from `pick_device`
-    name:str|None=None,   # float32 or bfloat16; None or "auto": choose
+    name:str|None=None,   # float32, bfloat16 or float16; None or "auto": choose
 )->torch.dtype:
-    "Of matmuls: what is asked for, else bfloat16 if a GPU has it, or a CPU is 1.3 times as fast with it"
+    "The dtype of matmuls: what is asked for, else a GPU's own, or bfloat16 if a CPU gains 1.3 times by it"
     if name and name != "auto":
-        if name not in ("float32", "bfloat16"):
-            raise UserError(f"dtype {name!r}: use float32, bfloat16 or auto")
+        if name not in DTYPES:
+            raise UserError(f"dtype {name!r}: use one of {', '.join(DTYPES)}")
         return getattr(torch, name)
     device = torch.device(device)
     if device.type == "cuda":
-        # torch.cuda.is_bf16_supported() says yes for emulation, too
-        has_it = torch.version.hip or torch.cuda.get_device_capability(device) >= (8, 0)
-        return torch.bfloat16 if has_it else torch.float32
+        return gpu_dtype(torch.cuda.get_device_capability(device), bool(torch.version.hip))
     if device.type == "mps":
         return torch.float32
     # in turns, each about a millisecond, and the best of each counts: a busy neighbour can't spoil all
-    both = (torch.float32, torch.bfloat16)
-    laps = [[matmul_flops(dtype, n=384, repeats=3) for dtype in both] for _ in range(8)]
-    float32, bfloat16 = map(max, zip(*laps))
+    float32 = bfloat16 = 0
+    for lap in range(8):
+        float32 = max(float32, matmul_flops(torch.float32, n=384, repeats=3))
+        bfloat16 = max(bfloat16, matmul_flops(torch.bfloat16, n=384, repeats=3))
+        if lap and float32 > 4*bfloat16:        # imitated: nothing that a neighbour does explains so much
+            break
     return torch.bfloat16 if bfloat16 > 1.3*float32 else torch.float32
 
 # bfloat16 with dense matrices, sums in float32, in TFLOP/s, as the makers' data sheets give it ("with
 # sparsity" halved). The first pattern that fits a device's name counts, so special ones come first.
 PEAKS = (
-    # less than the card of that name, and no data sheet says how much
+    # slower than the card they are named after, and no data sheet says by how much
     (r"Laptop|Max-Q|\bMIG\b", None),
     # Blackwell, H200, GH200, H100: data sheets
     (r"\bGB200\b", 2500), (r"\bB200\b", 2250), (r"\bH200 NVL\b", 836), (r"\bGH200\b|\bH200\b", 989),
@@ -381,7 +392,7 @@ class Run:
 
     @functools.cached_property
     def dtype(self)->torch.dtype:
-        "Of the matmuls: chosen at the first step, then obeyed, with the number of threads"
+        "The dtype of matmuls: chosen at the first step, then obeyed, like the number of threads"
         path = self.folder/"dtype.json"
         alone = world_size() == 1
         if path.exists():
@@ -389,9 +400,10 @@ class Run:
             if kept["threads"] and alone and "OMP_NUM_THREADS" not in os.environ:
                 torch.set_num_threads(min(kept["threads"], os.cpu_count() or 1))
             return getattr(torch, kept["dtype"])
-        name = str(pick_dtype(self.device, self.plan.dtype))[6:]
+        wanted = self.plan.dtype if self.plan.model == "gpt" else "float32"     # chapter 07 has nothing else
+        name = str(pick_dtype(self.device, wanted))[6:]
         if dist.is_available() and dist.is_initialized():
-            # each process may measure another one: the first one's word counts
+            # each process may measure something else: the first one decides
             said = [name]
             dist.broadcast_object_list(said)
             name = said[0]
@@ -401,7 +413,7 @@ class Run:
         return getattr(torch, name)
 
     def log(self, stage:str, step:int)->Log|None:
-        "The diary of a stage from a step on; only the first process writes one"
+        "The log of a stage from a step on; only the first process writes one"
         return Log(self.folder, stage, step) if rank() == 0 else None
 
     def checkpoints(self, stage:str)->list[tuple[int, Path]]:

@@ -13,8 +13,8 @@ from .distributed import MuonAdamW, param_groups
 from .evaluate import load_stage
 from .gpt import GPT
 from .loader import Lanes, batches, count_talks, prefetch
-from .pretrain import Training, close_stage, start_stage, train_stage
-from .runs import Plan, UserError, newest_run, print0, rank, world_size
+from .pretrain import Training, close_stage, same_text, start_stage, train_stage
+from .runs import Plan, UserError, newest_run, print0, rank, refuse_stage, world_size
 from .runtime import Run, find_run, friendly
 from .scaling import micro_batches
 from .tasks import Mixture, world_tasks
@@ -85,6 +85,7 @@ def begin_after(
     stage:str,    # mid, sft or rl
 )->tuple[Training, Tokenizer, Plan]:
     "The finished model of the stage before, or this stage's newest checkpoint; with its tokenizer and plan"
+    refuse_stage(run.folder, run.plan, stage)
     model, tok, plan = load_stage(run, BEFORE[stage])
     model.dtype = run.dtype
     opt = stage_optimizer(model, plan, plan.stage(stage).lr_scale)
@@ -95,6 +96,8 @@ def finetune(
     stage:str,    # mid or sft
 ):
     "Midtrain or fine-tune a run's model, from its newest checkpoint of this stage if there is one"
+    if "documents" in run.plan.stage(stage).mix:
+        same_text(run)               # plain documents are passages of what pretraining read
     training, tok, plan = begin_after(run, stage)
     if training.step < plan.stage(stage).steps:
         stream = prefetch(stage_stream(tok, plan, stage, training.stream_state, training.step))

@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['LETTERS', 'CHANGED', 'BOLD', 'TAKEN_BACK', 'GOES_ON', 'END', 'SHORT_FORMS', 'GREETINGS', 'KIND_WORDS', 'STOP',
-           'DENIAL', 'DENIAL_ENDS', 'NEW_SUBJECT', 'OPENING', 'JOINT', 'DOUBTFUL', 'Verdict', 'SCORED', 'said', 'Task',
-           'statement', 'McEasy', 'with_letters', 'McHard', 'WhichLetter', 'WordProblems', 'number_pattern',
-           'final_number', 'Sums', 'Code', 'Spelling', 'in_words', 'identity_facts', 'identity_tables', 'ways', 'drawn',
-           'addressed', 'bare', 'exam_question', 'identity_exam', 'is_examined', 'identity_ways', 'who_are_you',
-           'identity_questions', 'as_regex', 'one_or_more', 'pieces', 'clause_patterns', 'plain', 'longest_clause',
-           'facts_said', 'agrees', 'Identity', 'talk_tables', 'tale_subjects', 'tale_plots', 'tale_slots', 'tell_tale',
-           'follows', 'is_tale', 'Talk', 'Dialogues', 'Documents', 'Passages', 'world_tasks', 'Mixture', 'row_text',
-           'answers', 'by_likelihood', 'by_speech', 'dealt', 'core_exam', 'task_exam', 'evaluate_tasks', 'keep_scores',
-           'score_line', 'main']
+           'DENIAL', 'DENIAL_ENDS', 'NEW_SUBJECT', 'OPENING', 'JOINT', 'DOUBTFUL', 'MOST_NAMED', 'Verdict', 'SCORED',
+           'said', 'Task', 'statement', 'McEasy', 'with_letters', 'McHard', 'WhichLetter', 'WordProblems',
+           'number_pattern', 'final_number', 'Sums', 'Code', 'Spelling', 'in_words', 'identity_facts',
+           'identity_tables', 'ways', 'drawn', 'addressed', 'bare', 'exam_question', 'identity_exam', 'is_examined',
+           'identity_ways', 'who_are_you', 'identity_questions', 'as_regex', 'one_or_more', 'pieces', 'clause_patterns',
+           'plain', 'longest_clause', 'facts_said', 'agrees', 'Identity', 'talk_tables', 'tale_subjects', 'tale_plots',
+           'tale_slots', 'tell_tale', 'follows', 'is_tale', 'Talk', 'Dialogues', 'Documents', 'Passages', 'world_tasks',
+           'Mixture', 'row_text', 'answers', 'by_likelihood', 'by_speech', 'dealt', 'core_exam', 'task_exam',
+           'evaluate_tasks', 'keep_scores', 'score_line', 'main']
 
 # %% ../nbs/19_tasks.ipynb #d0b66ee1
 import random, re, time, tomllib
@@ -33,7 +33,7 @@ from .chat import ToolUse, parts_text, render_prompt, signed, stop_ids
 from .corpus import HUB, Corpus
 from .distributed import is_dist
 from .engine import Engine, Row
-from .evaluate import load_stage, mean_interval, pick_choices, score
+from .evaluate import load_stage, mean_interval, n_positions, pick_choices, score
 from .gpt import GPT
 from .runs import (Plan, UserError, checkpoint_mark, is_scored, newest_run, print0, rank, read_result,
                            save_result, update_summary, world_size)
@@ -679,18 +679,22 @@ def follows(
     return any(follows(text[len(line):].removeprefix(" "), plot[1:], slots) for line in told
                if text.startswith(line) and text[len(line):][:1] in ("", " "))
 
+MOST_NAMED = 8       # animals, foods, names or villages in a text; a tale has one or two of each
+
 def is_tale(
     world:World,
     text:str,
     subject:str,   # that it must be about
 )->bool:
     "Could `tell_tale` have told it about this subject?"
-    words = set(re.findall(r"\w+", text))
     def found(values, but=None):
-        return [value for value in values if value in words and value != but] or ["?"]
+        "Those that the text names; where it names none, what no text can hold"
+        return [value for value in values if value != but and re.search(rf"\b{value}\b", text)] or ["\0"]
     choices = (found(talk_tables().tales["names"]), found(place.name for place in world.places),
                found(tale_subjects(world)["animals"], but=subject.split()[-1]),
                found(world.tables.people["foods"]))
+    if "\0" in text or max(map(len, choices)) > MOST_NAMED:
+        return False
     return any(follows(text, plot, tale_slots(subject, *chosen))
                for chosen in product(*choices) for plot in tale_plots())
 
@@ -726,9 +730,12 @@ class Talk(Task):
         tales, items = talk_tables().tales, []
         for kind, lines in talk_tables().small_talk.items():
             items += [dict(question=line, kind=kind, answers=lines["answers"]) for line in lines["new"]]
-        for subject in (*tales["new_animals"], *tales["new_people"]):
-            items += [dict(question=line.format(a_s=an(subject)), kind="story", subject=subject)
-                      for line in tales["new"]]
+        for i, noun in enumerate((*tales["new_animals"], *tales["new_people"])):
+            for j, line in enumerate(tales["new"]):
+                # half of them say what it is like, each time something else
+                like = tales["like"][(7*i+j) % len(tales["like"])]
+                subject = f"{like} {noun}" if (i+j) % 2 else noun
+                items.append(dict(question=line.format(a_s=an(subject)), kind="story", subject=subject))
         return self.world.rng("talk").sample(items, len(items))[:n]
 
     def right(self, it:dict, text:str)->bool:
@@ -879,7 +886,7 @@ def by_likelihood(
 )->list:                   # a Verdict each
     "The likeliest option of each question; one that the model cannot read whole is wrong"
     ids = [(prompt, [tok.encode(o) for o in options]) for prompt, options, _ in asked]
-    fits = [len(prompt)+max(map(len, options)) <= 2*model.cfg.seq_len+1 for prompt, options in ids]
+    fits = [len(prompt)+max(map(len, options)) <= n_positions(model)+1 for prompt, options in ids]
     picks, out = iter(pick_choices(model, [item for item, ok in zip(ids, fits) if ok])), []
     for (_, options, gold), ok in zip(asked, fits):
         pick = next(picks) if ok else None
@@ -959,9 +966,13 @@ def evaluate_tasks(
 )->tuple[dict,list]:                   # {metric: {score, n, lo, hi, too_long}}, a few sample answers
     "Scores of World's tasks, each with its interval; `mean` too where all are there"
     n, scores, samples = plan.eval_n if n is None else n, {}, []
+    if plan.model == "baseline":         # it goes on with a text, and answers nobody
+        names = ("core",)
     # with the ids that there are, not those that were planned
     tasks = world_tasks(replace(plan, vocab_size=tok.vocab_size))
-    engine = Engine(model, max_rows=max(1, min(n, 128)), max_len=min(2*plan.seq_len, 512))
+    engine = None
+    if plan.model == "gpt":
+        engine = Engine(model, max_rows=max(1, min(n, 128)), max_len=min(2*plan.seq_len, 512))
     for name in names:
         if name == "core":
             items, verdicts = core_exam(model, tok, plan, n)

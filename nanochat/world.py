@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Fact', 'Person', 'Place', 'N_PEOPLE', 'GRID', 'SHE_IS', 'HE_IS', 'PARTNERS', 'NAME_ANOTHER', 'DIRECTIONS', 'KINGDOMS',
-           'SPELLING_KINDS', 'OPTIONAL', 'OWN_NAMES', 'MAY_BE_EMPTY', 'own_tables', 'one', 'some', 'cap', 'an',
+           'REACH', 'SPELLING_KINDS', 'OPTIONAL', 'OWN_NAMES', 'MAY_BE_EMPTY', 'own_tables', 'one', 'some', 'cap', 'an',
            'listed', 'with_s', 'plural', 'number', 'spread', 'matching', 'World', 'parse_plot', 'is_test_pair',
            'is_test', 'is_test_index', 'operands', 'calc', 'compute', 'draw_sum', 'parse_expr', 'parse_family',
            'draw_numbers', 'alternatives', 'synonymed', 'split_question', 'in_test', 'values_of_calls', 'program',
@@ -21,7 +21,6 @@ from importlib.resources import files
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
-
 from fastcore.basics import patch
 from .runs import UserError
 
@@ -37,7 +36,7 @@ def own_tables()->SimpleNamespace:   # tables.people["jobs"]: ["baker", ...]
 
 # %% ../nbs/02_world.ipynb #6ab8473d
 def one(rng:Random, xs:list):
-    "An element by chance (`rng.choice`, but faster)"
+    "A random element (`rng.choice`, but faster)"
     return xs[int(rng.random() * len(xs))]
 
 def some(rng:Random, xs:list, k:int)->list:
@@ -75,7 +74,7 @@ def spread(rng:Random, values:list, n:int)->list:
     return rng.sample(values * full + rng.sample(values, rest), n)
 
 def matching(rng:Random, n:int, forbidden:dict)->dict:   # {0: 7, 7: 0, ...}
-    "Pair up 0..n-1 by chance (n is even), nobody with the partner in `forbidden`"
+    "Pair up 0..n-1 at random (n is even), nobody with the partner in `forbidden`"
     while True:
         order = rng.sample(range(n), n)
         pairs = dict(zip(order[::2], order[1::2]))
@@ -89,11 +88,11 @@ SHE_IS, HE_IS = ("she", "her", "her"), ("he", "his", "him")
 
 class World:
     "A small invented world: everything in it follows from one integer, and from its tables of words"
-    OPENING = 6000          # so many documents open a course (chapter 03)
+    OPENING = 6000          # documents in the opening of the training text (chapter 03)
 
     def __init__(
         self, seed:int=0,         # another seed, another world
-        tables:str=None,    # path of tables of your own, in the form of `world.toml`
+        tables:str=None,    # path of your own tables, in the form of `world.toml`
     ):
         self.seed = seed
         self.tables = own_tables() if tables is None else read_tables(tables)
@@ -137,7 +136,6 @@ class World:
             if in_val(text) == (split == "val"):
                 yield text
 
-# %% ../nbs/02_world.ipynb #de658f41
 @patch
 def _person_facts(self:World, rng:Random)->list:
     "Eleven facts for each person, person by person"
@@ -328,7 +326,7 @@ def tell(self:World, rng:Random, facts:list)->str:
     out, i, may_appose = [], 0, rng.random() < 0.5
     while i < len(facts):
         f = facts[i]
-        # "she" after a sentence with two names would be anybody
+        # "she" after a sentence with two names could be anybody
         pronoun = i > 0 and rng.random() < 0.5 and facts[i-1].relation not in NAME_ANOTHER
         pair = facts[i:i+2] if rng.random() < 0.3 else []
         step = 1
@@ -408,7 +406,7 @@ DIRECTIONS = {"north": (0, 1), "south": (0, -1), "east": (1, 0), "west": (-1, 0)
 
 @patch
 def ways_from(self:World, here:Place, last:str|None)->list:   # [("north", "Stow"), ...]
-    "The roads out of a village, but for the one back to the last"
+    "The roads out of a village, except the one that leads back"
     at = {(p.x, p.y): p.name for p in self.places}
     roads = [(way, at.get((here.x + dx, here.y + dy))) for way, (dx, dy) in DIRECTIONS.items()]
     return [(way, town) for way, town in roads if town not in (None, last)]
@@ -646,7 +644,7 @@ def doc_quiz(self:World, rng:Random)->str:
 
 # %% ../nbs/02_world.ipynb #7dc39eb5
 def is_test_pair(a:int, b:int)->bool:
-    "Is this pair of operands for testing? Two of eleven are, whatever the operation and the order"
+    "Is this pair of operands for testing? Two in eleven are, whatever the operation and the order"
     return (5 * min(a, b) + 3 * max(a, b)) % 11 < 2
 
 def is_test(split:str)->bool:
@@ -677,7 +675,7 @@ def compute(expr:str)->int|None:
 
 # %% ../nbs/02_world.ipynb #84d76b47
 def draw_sum(rng:Random, split:str, small:bool=False)->tuple:   # ("*", 17, 23)
-    "An operation and two numbers; every second sum is a product; small ones a child knows by heart"
+    "An operation and two numbers; half of the sums are products; small ones a child knows by heart"
     while True:
         op = one(rng, "+-**/*")
         tops = [20, 99, 999] if op in "+-" else [12, 99, 99]
@@ -877,11 +875,13 @@ def doc_problems(self:World, rng:Random)->str:
     return "\n\n".join(self.doc_problem(rng) for _ in range(1 + int(rng.random() * 3)))
 
 # %% ../nbs/02_world.ipynb #f8221a27
+REACH = {"__builtins__": {f.__name__: f for f in (abs, dict, len, list, max, min, range, sorted, sum)}}
+
 def values_of_calls(name:str, args:str, result:str, calls:list)->dict:   # {"add_3(10)": 13}
     "Our own expression's value for each call; what it has no value for (the largest of none) is not asked"
-    function, values = eval(f"lambda {args}: {result}"), {}
+    function, values = eval(f"lambda {args}: {result}", REACH), {}    # no way to other functions
     for call in calls:
-        given = eval(f"[{call}]")
+        given = eval(f"[{call}]", REACH)
         try:
             value = function(*given)
         except (IndexError, ValueError):
@@ -1032,7 +1032,8 @@ def distractors(self:World, rng:Random, f:Fact, k:int=3)->list:
 @patch
 def choices(self:World, rng:Random, f:Fact)->dict:   # {"choices": [...], "gold": 2}
     "The right value among three wrong ones, each place equally likely"
-    wrong, gold = self.distractors(rng, f), int(rng.random() * 4)
+    wrong = self.distractors(rng, f)
+    gold = int(rng.random() * (len(wrong)+1))
     return {"choices": wrong[:gold] + [f.value] + wrong[gold:], "gold": gold}
 
 @patch
@@ -1068,18 +1069,16 @@ def core_items(
 def exchange(self:World, rng:Random)->tuple:   # (user, assistant)
     "One question and its answer"
     chat, tables, kind = self.tables.chat, self.tables, rng.random()
-    if kind < 0.5:
+    if kind < 0.6:
         f = one(rng, self.open_facts[one(rng, list(self.relations))])
         asked = one(rng, chat["ask"]).format(q=self.ask(rng, f))
         return asked, one(rng, chat["reply"]).format(s=self.reply(rng, f))
-    if kind < 0.7:
+    if kind < 0.8:
         about_people = rng.random() < 0.7
         x = one(rng, self.people if about_people else self.places).name
         relations = list(tables.person if about_people else tables.place)
         asked = one(rng, chat["tell_me"]).format(x=x)
         return asked, self.tell(rng, self.facts_of(x, some(rng, relations, 3)))
-    if kind < 0.8:
-        return one(rng, chat["tell_story"]), self.doc_story(rng)
     return tuple(one(rng, chat["advice"] if kind < 0.9 else chat["unknowable"]))
 
 @patch
@@ -1110,7 +1109,7 @@ OWN_NAMES = ("grammar.plurals", "synonyms", "plots.cast")  # tables whose entrie
 MAY_BE_EMPTY = ("plots.differ", "problems.plain")
 
 def check_names(mine:dict, ours:dict, at:str)->None:
-    "Has the table at this place all entries of ours, and no others?"
+    "Does the table at this place have all the entries of ours, and no others?"
     missing = [name for name in ours if name not in mine and name not in OPTIONAL]
     unknown = [name for name in mine if name not in ours]
     if missing:
@@ -1124,7 +1123,7 @@ def check_form(
     mine, ours,      # a table, a list or a text of the writer's file, and the same of `world.toml`
     at:str="",       # where it stands: "person.home"
 )->None:
-    "Has it the form of ours? The first thing that is amiss is said in one line"
+    "Does it have the form of ours? The first fault is reported in one line"
     if type(mine) is not type(ours):
         kind = {dict: "a table", list: "a list", str: "a text", int: "a whole number"}[type(ours)]
         raise UserError(f"{at} should be {kind}: write it as in world.toml")
@@ -1147,7 +1146,7 @@ def check_form(
 
 # %% ../nbs/02_world.ipynb #3ab564d6
 def check_counts(tables:SimpleNamespace)->None:
-    "Are there names enough, all different, and four values to choose from?"
+    "Are there enough names, all different, and four values to choose from?"
     months, groups = len(tables.calendar["months"]), ("names", "people", "villages", "calendar")
     lists = {f"{group}.{name}": xs for group in groups for name, xs in getattr(tables, group).items()}
     for kind, rows in tables.kingdoms.items():
@@ -1155,6 +1154,7 @@ def check_counts(tables:SimpleNamespace)->None:
     lists |= {"grammar.numbers": tables.grammar["numbers"], "story.things": tables.story["things"]}
     at_least = {"names.she": N_PEOPLE//2, "names.he": N_PEOPLE//2, "names.villages": GRID*GRID,
                 "calendar.weather": months, "calendar.feasts": months, "grammar.numbers": 21}
+    at_least |= {f"kingdoms.{kind}.name": len(rows) for kind, rows in tables.kingdoms.items()}
     for at, xs in lists.items():
         found, n = len(set(xs)), at_least.get(at, 4)
         if found < n:
@@ -1167,11 +1167,14 @@ def check_counts(tables:SimpleNamespace)->None:
             raise UserError(f"names has {name!r}, which stands twice or is not one word: give another name")
 
 def read_tables(path:str)->SimpleNamespace:
-    "Tables of the writer's own, checked against ours"
+    "The writer's own tables, checked against ours"
     try:
         tables = SimpleNamespace(**tomllib.loads(Path(path).read_text(encoding="utf-8")))
         check_form(vars(tables), vars(own_tables()))
         check_counts(tables)
+        code = {p["name"]: "".join((p["args"], p["result"], *p["examples"])) for p in tables.programs}
+        if bad := [name for name, text in code.items() if "_" in text]:
+            raise UserError(f"programs: {bad[0]} has an underscore in its code: no little program needs one")
     except OSError as e:
         raise UserError(f"{path}: {e.strerror}; give the path of a copy of world.toml") from None
     except ValueError as e:                 # not TOML, or not UTF-8
@@ -1193,6 +1196,5 @@ def check_wordings(self:World, path:str)->None:
     for wording, slots in filled:
         try:
             wording.format_map(slots)
-        except (KeyError, IndexError, ValueError) as e:
-            todo = "use the braces that world.toml explains"
-            raise UserError(f"{path}: {wording!r} asks for {e}; {todo}") from None
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as e:
+            raise UserError(f"{path}: {wording!r} asks for {e}: use the braces in world.toml") from None

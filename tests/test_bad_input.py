@@ -132,6 +132,21 @@ def test_folder_that_changed_under_a_run(base, tmp_path):
     assert again().returncode == 0 and (last / "model.safetensors").read_bytes() == whole
 
 
+def test_later_stages_notice_another_text_too(base, tmp_path):
+    "Bits per byte of two texts in one report would be compared; the last byte counts as much as the first"
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    text = prose(40_000)
+    (folder / "a.txt").write_text(text)
+    assert pretrain(base, folder, "--save_every", 2).returncode == 0
+    (folder / "a.txt").write_text(text[:-6] + text[-6:].swapcase())
+    for module, stage in (("evaluate", "base"), ("sft", "mid")):
+        done = run_module(module, "--run", "bad", "--stage", stage, base=base, check=False)
+        one_line(done, "texts", "not the one that run 'bad' began with", status=1)
+    (folder / "a.txt").write_text(text)
+    assert run_module("evaluate", "--run", "bad", "--stage", "base", base=base).returncode == 0
+
+
 def test_folder_of_blanks(base, tmp_path):
     folder = tmp_path / "texts"
     folder.mkdir()
@@ -221,6 +236,15 @@ def test_linked_folders_are_walked_once(base, texts, tmp_path):
     assert done.returncode == 0, done.stderr
     assert sorted(l.rsplit("/", 1)[1] for l in done.stdout.splitlines()) == ["far.txt", "good.txt"]
     assert "a link to a folder that is read already" in done.stderr
+
+
+def test_a_file_of_two_names_is_read_once(base, texts):
+    "Else all of the validation text would be in the training text, under the other name"
+    (texts / "latest.txt").symlink_to(texts / "good.txt")
+    (texts / "hard.txt").hardlink_to(texts / "good.txt")
+    done = index_of(base, texts)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 1, done.stdout
+    assert "another name of a file that is read already" in done.stderr
 
 
 @pytest.mark.parametrize("what", ["folder", "file"])
@@ -354,7 +378,8 @@ def test_tables_and_packed_files(base, tmp_path):
 def test_a_note_about_a_folder_that_is_damaged_is_made_again(base, texts):
     first = index_of(base, texts)
     (note,) = (base / "corpora").glob("*.json")
-    for spoilt in ("{}", "[[1]]", "[", "7", "[[1, 2, 3]]"):
+    odd = "[" * 3000, '[["a", 1, 2, 3, "b"]]', "[[1, 2, 3, 4, 5]]"
+    for spoilt in ("{}", "[[1]]", "[", "7", "[[1, 2, 3]]", *odd):
         note.write_text(spoilt)
         again = index_of(base, texts)
         assert again.returncode == 0 and again.stdout == first.stdout, again.stderr

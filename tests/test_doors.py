@@ -1,11 +1,11 @@
 "The doors of speedrun.sh: what each answers, what it refuses, and when it sets up again"
 
-import fcntl, os, shutil, subprocess, sys
+import fcntl, os, shutil, signal, subprocess, sys, time
 from dataclasses import replace
 import pytest
-from conftest import ROOT, door, environment, one_line
-from nanochat.runs import write_plan
-from nanochat.scaling import SMOKE
+from conftest import ROOT, door, door_environment, environment, one_line
+from nanochat.runs import newest_run, write_plan
+from nanochat.scaling import SMOKE, busy_cores, expected_minutes, make_plan
 
 
 def run_folder(base, name, when=None, **settings):
@@ -315,3 +315,91 @@ def test_works_from_any_folder_and_in_plain_shells(base, tmp_path):
     text = (ROOT / "speedrun.sh").read_text()
     for word in ("declare -A", "mapfile", "readarray", ",,}", "^^}", "&>>", "${!"):
         assert word not in text, f"{word}: macOS's bash 3.2 has not got it"
+
+
+# --- what a fresh user met ---
+
+
+@pytest.mark.parametrize(
+    "args, words",
+    [
+        (("--tier", "smke"), ("--tier", "smke", "smoke, laptop, gpu, full")),
+        (("--dtype", "float64"), ("--dtype", "float64", "auto, float32, bfloat16, float16")),
+        (("--depth", "0"), ("--depth", "from 1 on")),
+        (("--vocab_size", "0"), ("--vocab_size", "from 1 on")),
+    ],
+)
+def test_a_mistake_is_named_before_set_up(base, args, words):
+    "By the module that needs no torch: the door asks it before it installs anything"
+    command = [sys.executable, "-m", "nanochat.runs", "check", "train", *args]
+    done = subprocess.run(command, cwd=ROOT, env=environment(base), capture_output=True, text=True)
+    one_line(done, *words, status=2)
+    one_line(door(*args, base=base), *words, status=2)
+    assert not (base / "runs").exists()
+
+
+def test_a_file_is_no_corpus(base):
+    done = door("--tier", "smoke", "--corpus", ROOT / "README.md", base=base)
+    one_line(done, "README.md", "a file, and it must be a folder")
+
+
+def test_chat_passes_over_a_run_that_has_trained_nothing(base, monkeypatch):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(base))
+    trained, planned = run_folder(base, "trained", when=1000), run_folder(base, "planned", when=2000)
+    assert newest_run() == "planned", "where nothing is trained, the newest"
+    (trained / "base" / "step_1").mkdir(parents=True)
+    (trained / "base" / "step_1" / "meta.json").write_text("{}")
+    os.utime(trained, (1000, 1000))
+    os.utime(planned, (2000, 2000))
+    assert newest_run() == "trained"
+
+
+def test_plan_of_a_run_is_that_runs_plan(base):
+    run_folder(base, "mine")
+    done = door("plan", "--run", "mine", base=base)
+    assert done.returncode == 0 and done.stdout.startswith("tier smoke"), done.stderr
+    one_line(door("plan", "--run", "mine", "--seed", "5", base=base), "seed", "5")
+
+
+def test_minutes_are_foretold_for_a_job_of_that_length():
+    kept = expected_minutes(make_plan("laptop"), ROOT / "bench" / "results")
+    assert "a recorded run took" in kept
+    for other in (dict(num_iterations=100), dict(seq_len=1024), dict(depth=8), dict(corpus="climbmix")):
+        said = expected_minutes(make_plan("laptop", **other), ROOT / "bench" / "results")
+        assert "no recorded run of this kind" in said, other
+
+
+def test_a_busy_machine_is_told_of(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    cores = os.cpu_count()
+    monkeypatch.setattr(os, "getloadavg", lambda: (3.0 * cores, 0, 0))
+    assert "OMP_NUM_THREADS=1" in busy_cores()
+    monkeypatch.setattr(os, "getloadavg", lambda: (1.0, 0, 0))
+    assert busy_cores() == ""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(os, "getloadavg", lambda: (3.0 * cores, 0, 0))
+    assert busy_cores() == ""
+
+
+def test_ctrl_c_early_in_a_step_has_its_word(base):
+    "Python and torch are still being loaded: the step itself can't say it"
+    command = ["bash", str(ROOT / "speedrun.sh"), "--tier", "smoke"]
+    for word, seconds in (("== settings ==", 0.2), ("== settings ==", 1.0), ("== tokenizer ==", 0.2)):
+        p = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=door_environment(base),
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        said = []
+        for line in p.stderr:
+            said.append(line)
+            if word in line:
+                break
+        time.sleep(seconds)
+        os.killpg(p.pid, signal.SIGINT)
+        said += p.stderr.readlines()
+        assert p.wait(timeout=60) == 130 and "Traceback" not in "".join(said), said
+        assert sum("the same command goes on from there" in line for line in said) == 1, said

@@ -431,6 +431,25 @@ def test_outside_the_course_one_sentence(tmp_path):
     )
 
 
+def test_a_mistake_that_depends_on_the_process_is_named_in_every_process():
+    "With hash seed 2 the built-in hash also holds out the same texts at 0.05% and 0.1%, by chance"
+    code = (
+        f"import sys; sys.path[:0] = [{str(ROOT / 'exercises')!r}, {str(ROOT)!r}]\n"
+        "import grade\n"
+        "ex = grade.load_exercises('02_world')['checksum']\n"
+        "found = grade.diagnose(ex, lambda text, percent: hash(text) % 10_000 < percent*100)\n"
+        "print(found.name, *grade.behaviour(ex, found.answer, ex.probes[0]), sep=', ')"
+    )
+    for hash_seed in ("2", "3"):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        )
+        assert done.stdout == "the built-in hash, hash\n", (hash_seed, done.stdout, done.stderr)
+
+
 @pytest.mark.parametrize("stem", STEMS)
 def test_known_mistakes_are_refused_and_named_by_the_door_too(stem, tmp_path, monkeypatch):
     "The student's process runs them: for this test it may read the grader"

@@ -442,6 +442,49 @@ def test_a_thread_that_kills_later_costs_only_its_own(tmp_path):
     assert scores(graded(solved_with(tmp_path, overlap=code))) == all_but("overlap")
 
 
+def test_a_process_that_ends_before_it_has_the_helpers_can_be_asked_no_more(tmp_path):
+    "Then the death is not the answer's own, and the judge asks that answer again, alone"
+    cells = grading.code_cells(solved_with(tmp_path))
+    student = grading.Student(cells, time.monotonic() + 60)
+    try:
+        message = {}
+        while message.get("op") != "grade" or message.get("name") != "changes":
+            message = student.hear()
+            if message.get("op") == "grade" and message["name"] != "changes":
+                student.order(("verdict", "solved"))
+        student.process.kill()
+        student.process.wait()
+        exercise = grading.load_exercises(STEM)["changes"]
+        source = grading.inspect.getsourcefile(grading.inspect.unwrap(exercise.check))
+        result = grading.judge("changes", exercise, grading.Remote(student, source))
+        lost = student.lost
+    finally:
+        student.end()
+    assert result.status == "error" and "ended" in result.message and lost
+
+
+def test_a_thread_that_kills_in_another_answers_cell_costs_only_its_own(tmp_path):
+    "Whose cell was running when the process ended need not be whose code ended it"
+    nb = json.loads((ROOT / "exercises" / "solutions" / f"{STEM}.ipynb").read_text("utf-8"))
+    sources = ["".join(c["source"]) for c in nb["cells"] if c["cell_type"] == "code"]
+    slow = next(a for a, b in zip(sources, sources[1:]) if '"changes"' in b)
+    # the first run ends in the cell of `changes`, the second in that of `streaming`: neither is to blame
+    slower = next(a for a, b in zip(sources, sources[1:]) if '"streaming"' in b)
+    path = solved_with(
+        tmp_path,
+        overlap=(
+            "import os, threading, time\n"
+            "started, slow = threading.Event(), time.sleep\n"
+            "def kill():\n    started.wait()\n    os._exit(0)\n"
+            "threading.Thread(target=kill, daemon=True).start()\n"
+            "def count_apart(*_): return 1"
+        ),
+        changes=f"'started' in globals() and (started.set(), slow(5))\n{slow}",
+        streaming=f"'started' in globals() and (started.set(), slow(5))\n{slower}",
+    )
+    assert scores(graded(path)) == all_but("overlap")
+
+
 def test_hostile_files_among_a_class(tmp_path, capsys):
     "A folder of strangers' files: the good one has its points, whatever the others do"
     for name, code in (
@@ -567,7 +610,8 @@ def free_memory():
     not grading.isolated() or "syscalls" not in grading.isolated(),
     reason="system calls cannot be filtered here",
 )
-def test_sockets_hold_no_memory_to_speak_of(tmp_path):
+def memory_taken(attack):
+    "GB by which this machine's free memory fell at most while an attack ran"
     import threading
 
     before, least, over = free_memory(), [free_memory()], threading.Event()
@@ -578,11 +622,23 @@ def test_sockets_hold_no_memory_to_speak_of(tmp_path):
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    results = graded(solved_with(tmp_path, overlap=SOCKETS), seconds=20)
+    attack()
     over.set()
     watcher.join()
-    assert results["overlap"].points == 0 and not left_over()
-    assert before - min(least) < 4, f"{before - min(least):.1f} GB"
+    return before - min(least)
+
+
+def test_sockets_hold_no_memory_to_speak_of(tmp_path):
+    "What else runs on this machine takes memory, too, and gives it back: an attack would take it each time"
+
+    def attack():
+        results = graded(solved_with(tmp_path, overlap=SOCKETS), seconds=20)
+        assert results["overlap"].points == 0 and not left_over()
+
+    taken = []
+    while len(taken) < 3 and min(taken, default=9) >= 4:
+        taken.append(memory_taken(attack))
+    assert min(taken) < 4, taken
 
 
 def test_a_mark_of_the_encoding_is_no_fault(tmp_path):

@@ -13,7 +13,16 @@ sys.path[:0] = [str(ROOT / "exercises"), str(ROOT / "tests")]
 import grade as grading
 
 EXERCISES = {stem: grading.load_exercises(stem) for stem in grading.stems()}
-ANSWERS = [(stem, a) for stem in EXERCISES for a in importlib.import_module(f"answers.c{stem}").answers.all]
+
+
+def answers_to(stem):
+    "Those of a chapter; a chapter without any fails its test below, and stops no other test"
+    if not (ROOT / "tests" / "answers" / f"c{stem}.py").exists():
+        return []
+    return importlib.import_module(f"answers.c{stem}").answers.all
+
+
+ANSWERS = [(stem, a) for stem in EXERCISES for a in answers_to(stem)]
 WRONG = [pytest.param(s, a, id=f"{s[:2]}-{a.exercise}-{a.label}") for s, a in ANSWERS if not a.right]
 RIGHT = [pytest.param(s, a, id=f"{s[:2]}-{a.exercise}-{a.label}") for s, a in ANSWERS if a.right]
 NAMED = [pytest.param(s, a, id=f"{s[:2]}-{a.exercise}-{a.label}") for s, a in ANSWERS if a.named]

@@ -537,3 +537,21 @@ def test_a_whole_smoke_run_on_the_hub(corpus_texts, base, monkeypatch):
         )
     finally:
         hub.close()
+
+
+def test_a_part_that_gets_its_name_while_its_size_is_asked(tmp_path, monkeypatch):
+    "Another worker may finish a shard between two looks: the bytes are here all the time"
+    from pathlib import Path
+    from nanochat.hub import _bytes_here
+
+    whole, part = tmp_path / "a.parquet", tmp_path / "a.parquet.part"
+    part.write_bytes(b"12345")
+    real = Path.stat
+
+    def stat(path, **kw):
+        if path == part and os.path.exists(part):
+            os.replace(part, whole)
+        return real(path, **kw)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    assert _bytes_here(whole) == 5

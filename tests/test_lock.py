@@ -201,3 +201,41 @@ def test_set_up_that_failed_names_the_way_without_the_lock(set_up):
     one_line(set_up("setup", INSTALL_FAILS="yes"), "setup --newest", status=1)
     one_line(set_up("setup", "--latest"), "--latest", status=2)
     one_line(set_up("test", "--newest"), "--newest", status=2)
+
+
+@pytest.mark.parametrize("spoil", ["cut", "empty", "gone", "not text"])
+def test_a_lock_that_is_not_whole_is_refused(packages, tmp_path, monkeypatch, spoil):
+    "Before anything is installed: a cut lock would leave an environment without torch, and call it made"
+    lock = tmp_path / "requirements.lock"
+    text = (ROOT / "requirements.lock").read_text()
+    half = text[: text.index("\ntorch==") + 1]
+    if spoil != "gone":
+        lock.write_bytes({"cut": half.encode(), "empty": b"", "not text": b"\xff\xfe\x00"}[spoil])
+    monkeypatch.setattr(packages, "LOCK", lock)
+    monkeypatch.setattr(packages, "run", lambda *a, **k: pytest.fail("something was started"))
+    with pytest.raises(SystemExit) as end:
+        packages.whole_lock()
+    assert str(end.value).startswith("error: requirements.lock ") and "\n" not in str(end.value)
+    assert spoil != "cut" or "torch is missing" in str(end.value)
+
+
+def test_a_tool_that_cannot_start_is_said_and_passed_over(packages, tmp_path, capfd):
+    broken = tmp_path / "uv"
+    broken.write_text("")
+    broken.chmod(0o755)
+    assert packages.run([broken, "pip"]) is False
+    assert packages.run([tmp_path / "nothing"]) is False
+    assert capfd.readouterr().err.count("can't be started") == 2
+
+
+def test_a_venv_without_pip_is_made_again(tmp_path):
+    "What python3-venv's absence leaves on Debian: a python that starts, and no pip"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / ".venv")], check=True)
+    text = (ROOT / "speedrun.sh").read_text()
+    for name in ("find_python()", "good_python()"):
+        assert name in text
+    body = text[text.index("find_python() {") : text.index("trainer()")]
+    script = f"cd {tmp_path}; HERE={tmp_path}; die() {{ echo die; exit 1; }}\n{body}\nfind_python; echo $PY"
+    env = {**environment(), "PYTHON": sys.executable, "NANOCHAT_SKIP_SETUP": ""}
+    said = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=env).stdout.strip()
+    assert said == sys.executable, said

@@ -13,7 +13,20 @@ from torch.utils._pytree import tree_flatten
 from conftest import ROOT, environment
 from nanochat.distributed import torchrun
 from nanochat.loader import to_batch, val_rows
-from nanochat.loss import CACHE, NGram, Scoreboard, bits_per_byte, lm_loss, softcap, step_count, token_losses
+from nanochat.gpt import GPT, GPTConfig, MODERN
+from nanochat.loss import (
+    CACHE,
+    CHUNK,
+    FEWEST,
+    NGram,
+    Scoreboard,
+    _rows_at_once,
+    bits_per_byte,
+    lm_loss,
+    softcap,
+    step_count,
+    token_losses,
+)
 from nanochat.runs import UserError, read_summary, update_summary
 from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
 
@@ -103,16 +116,90 @@ def test_weights_per_token():
         assert_close(got, want)
 
 
-@pytest.mark.parametrize("chunk", [1 << 26, 300])
-def test_bfloat16_is_near_float64(chunk):
+def plainly(x, w, t, cap=15.0):
+    "Loss of every token by torch's own functions"
+    logits = softcap(x @ w.T, cap).flatten(0, -2)
+    return F.cross_entropy(logits, t.flatten(), ignore_index=-1, reduction="none").view(t.shape)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("chunk", [None, 300])
+@pytest.mark.parametrize("cap", [0.0, 15.0])
+def test_half_precision_is_near_float64(dtype, chunk, cap):
+    "Of the mean, and of a sum with a weight for each token; the head's master copy is float32"
     torch.manual_seed(0)
-    x, w, t = torch.randn(1, 64, 32), torch.randn(100, 32) * 0.2, torch.randint(100, (1, 64))
-    _, want = both(x.double(), w.double(), t, 15.0, 1 << 26)
-    x, w = x.bfloat16().requires_grad_(), w.clone().requires_grad_()
-    loss = lm_loss(x, w, t, chunk=chunk)
-    assert loss.dtype == torch.float32 and abs(loss.item() - want[0].item()) < 0.01 * want[0].item()
-    for a, b in zip(torch.autograd.grad(loss, (x, w)), want[1:]):
-        assert (a.double() - b).norm() < 0.03 * b.norm()
+    x, w, t = torch.randn(1, 64, 32), torch.randn(100, 32) * 0.2, torch.randint(-1, 100, (1, 64))
+    weights, n = torch.rand(1, 64), (t >= 0).sum()
+    low = x.to(dtype).requires_grad_(), w.clone().requires_grad_()
+    high = x.double().requires_grad_(), w.double().requires_grad_()
+    for ours, theirs in (
+        (lm_loss(*low, t, cap, chunk=chunk), plainly(*high, t, cap).sum() / n),
+        ((token_losses(*low, t, cap, chunk) * weights).sum(), (plainly(*high, t, cap) * weights).sum()),
+    ):
+        assert ours.dtype == torch.float32 and abs(ours.item() - theirs.item()) < 0.01 * theirs.item()
+        got, want = (torch.autograd.grad(y, inputs) for y, inputs in ((ours, low), (theirs, high)))
+        assert [g.dtype for g in got] == [dtype, torch.float32]
+        for a, b in zip(got, want):
+            assert (a.double() - b).norm() < 0.02 * b.norm()
+
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("weight", DTYPES)
+@pytest.mark.parametrize("stream", DTYPES)
+def test_any_pair_of_dtypes(stream, weight):
+    "Losses in float32 or more, gradients in the dtype of what they belong to"
+    torch.manual_seed(0)
+    x = torch.randn(2, 9, 8).to(stream).requires_grad_()
+    w, t = (torch.randn(20, 8) * 0.3).to(weight).requires_grad_(), torch.randint(-1, 20, (2, 9))
+    want = torch.autograd.grad(plainly(x.double(), w.double(), t).sum(), (x, w))
+    for loss in (lm_loss(x, w, t, n_tokens=1, chunk=60), token_losses(x, w, t, chunk=60).sum()):
+        assert loss.dtype == torch.promote_types(stream, torch.float32)
+        for a, b, of in zip(torch.autograd.grad(loss, (x, w)), want, (x, w)):
+            assert a.dtype == of.dtype and a.shape == of.shape
+            assert (a.double() - b.double()).norm() < 0.02 * b.double().norm()
+
+
+def test_many_chunks_add_up_without_rounding():
+    "Ones added to a bfloat16 sum end at 256; the head's gradient is added up in float32"
+    x, w = torch.ones(1, 2000, 2).bfloat16(), torch.zeros(3, 2).bfloat16().requires_grad_()
+    t = torch.zeros(1, 2000, dtype=torch.long)
+    lm_loss(x, w, t, n_tokens=1, chunk=3).backward()
+    assert_close(w.grad.float()[0], torch.full((2,), -2000 * 2 / 3), rtol=0.01, atol=0)
+
+
+def test_no_tokens():
+    x, w = torch.randn(2, 0, 3, requires_grad=True), torch.randn(5, 3, requires_grad=True)
+    t = torch.zeros(2, 0, dtype=torch.long)
+    assert token_losses(x, w, t).shape == (2, 0)
+    for loss in (lm_loss(x, w, t), token_losses(x, w, t).sum()):
+        grad_x, grad_w = torch.autograd.grad(loss, (x, w))
+        assert loss == 0 and grad_x.shape == x.shape and not grad_w.any()
+
+
+def test_a_masked_token_never_counts_even_with_an_infinite_logit():
+    x, w = torch.ones(1, 2, 2, requires_grad=True), torch.tensor([[-math.inf, 0.0], [1, 2], [0, 1]])
+    t = torch.tensor([[1, -1]])
+    for loss in (lm_loss(x, w, t, 0.0), token_losses(x, w, t, 0.0).sum()):
+        assert loss.item() == pytest.approx(math.log(1 + math.exp(-2)))
+
+
+@pytest.mark.parametrize("learn", [True, False])
+def test_a_second_gradient_is_refused(learn):
+    x, w = torch.randn(1, 4, 3, requires_grad=True), torch.randn(5, 3, requires_grad=learn)
+    t = torch.randint(5, (1, 4))
+    for loss in (lm_loss(x, w, t), (token_losses(x, w, t) ** 2).sum()):
+        with pytest.raises(UserError, match="no gradient of its own"):
+            torch.autograd.grad(loss, x, create_graph=True)
+
+
+def test_backward_twice():
+    x, w = torch.randn(1, 4, 3, requires_grad=True), torch.randn(5, 3, requires_grad=True)
+    t = torch.randint(5, (1, 4))
+    for loss in (lm_loss(x, w, t), token_losses(x, w, t).sum()):
+        a, b = (torch.autograd.grad(loss, (x, w), retain_graph=True) for _ in range(2))
+        assert all(map(torch.equal, a, b))
 
 
 def test_any_negative_target_is_a_mask():
@@ -278,11 +365,156 @@ def test_no_tensor_is_larger_than_a_chunk(N, V, chunk, learn):
 
 
 def test_the_default_cuts_the_large_shape():
-    import inspect
+    "32 rows of 2,048 tokens with 65,536 logits each, on a CPU and on what is none; and a small vocabulary"
+    for device, V, rows, few in (
+        ("cpu", 65536, FEWEST, CACHE // 65536),
+        ("meta", 65536, 1024, 1024),
+        ("cpu", 1024, CHUNK // 1024, CACHE // 1024),
+    ):
+        x, w = torch.empty(4, 1, device=device), torch.empty(V, 1, device=device)
+        assert _rows_at_once(x, w, None) == (rows, few)
 
-    chunk = inspect.signature(lm_loss).parameters["chunk"].default
-    assert chunk == inspect.signature(token_losses).parameters["chunk"].default
-    assert (32 * 2048 * 65536) // chunk == 64 and chunk // 65536 == 1024 and CACHE < chunk
+
+class Products(TorchDispatchMode):
+    "Counts matrix products, and casts of a matrix of a given shape"
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape, self.products, self.casts = shape, [], 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if name in ("mm", "addmm", "addmm_"):
+            self.products.append(tuple(out.shape))
+        self.casts += name == "_to_copy" and out.shape == self.shape and out.dtype == torch.bfloat16
+        return out
+
+
+@pytest.mark.parametrize("stream", [torch.float32, torch.bfloat16])
+def test_each_pass_casts_the_head_once_and_computes_what_is_wanted(stream):
+    "Five chunks: lm_loss makes each chunk's logits once, token_losses twice; no gradient without a taker"
+    N, V, C, rows = 20, 50, 8, 4
+    t = torch.randint(V, (1, N))
+    made, grad_x, grad_w = [(rows, V)] * 5, [(rows, C)] * 5, [(V, C)] * 5
+    for of_x, of_w in itertools.product((True, False), repeat=2):
+        x = torch.randn(1, N, C).to(stream).requires_grad_(of_x)
+        w = torch.randn(V, C, requires_grad=of_w)
+        learned = (grad_x if of_x else []) + (grad_w if of_w else [])
+        for loss, passes in ((lm_loss, 1), (token_losses, 2)):
+            with Products((V, C)) as seen:
+                y = loss(x, w, t, chunk=rows * V).sum()
+                if learned:
+                    y.backward()
+            passes = passes if learned else 1
+            assert sorted(seen.products) == sorted(made * passes + learned)
+            assert seen.casts == (passes if stream == torch.bfloat16 else 0)
+            with torch.no_grad(), Products((V, C)) as seen:
+                loss(x, w, t, chunk=rows * V)
+            assert seen.products == made
+
+
+def test_one_way_for_every_size():
+    "No cliff: the same class, whatever the number of logits is to the chunk"
+    w = torch.randn(50, 4, requires_grad=True)
+    for N, chunk in itertools.product((1, 7, 300), (1, 50, 1000, None)):
+        loss = lm_loss(torch.randn(1, N, 4), w, torch.randint(50, (1, N)), chunk=chunk)
+        assert "_SummedLoss" in loss.grad_fn.next_functions[0][0].name()
+
+
+def most_allocated(f) -> int:
+    "Bytes that torch held at most while f ran, beyond those before"
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as prof:
+        f()
+    events, steps = list(prof.profiler.kineto_results.experimental_event_tree()), []
+    while events:
+        event = events.pop()
+        events += event.children
+        if event.tag == torch._C._profiler._EventType.Allocation:
+            steps.append((event.start_time_ns, event.extra_fields.alloc_size))
+    held = most = 0
+    for _, size in sorted(steps):
+        held += size
+        most = max(most, held)
+    return most
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("chunk", [1 << 14, 1 << 17])
+def test_memory_is_bounded(chunk, dtype):
+    """One buffer for a chunk, three pieces in float32, both gradients twice (once multiplied by a number)
+
+    And in bfloat16 the head's copy and a product. The logits would be 4 MB."""
+    N, C, V = 256, 16, 4096
+    x, w = torch.randn(1, N, C).to(dtype).requires_grad_(), torch.randn(V, C, requires_grad=True)
+    t, half = torch.randint(V, (1, N)), dtype == torch.bfloat16
+    gradients = N * C * dtype.itemsize + V * C * 4
+    bound = chunk * dtype.itemsize + 3 * min(chunk, CACHE) * 4 + 2 * gradients + half * 2 * V * C * 2 + 20_000
+    for loss in (lm_loss, token_losses):
+        x.grad = w.grad = None
+        most = most_allocated(lambda: loss(x, w, t, chunk=chunk).sum().backward())
+        assert chunk * dtype.itemsize < most < bound
+    logits = N * V * dtype.itemsize
+    assert most_allocated(lambda: plainly(x, w.to(dtype), t).sum().backward()) > 2 * logits
+
+
+def test_the_chapter_says_what_was_measured():
+    "Peak of the full shape, 69 GB the plain way; and what bench/results/loss.json must hold"
+    record = json.loads((ROOT / "bench" / "results" / "loss.json").read_text())
+    found, nb = record["full"]["figures"], json.loads((ROOT / "nbs" / "06_loss.ipynb").read_text())
+    text = "".join("".join(cell["source"]) for cell in nb["cells"])
+    assert text.count(f"{found['mb'] * 2**20 / 1e9:.2f} GB") == 2  # kept in MiB
+    assert f"{4 * math.prod(found['shape']) * 4 / 1e9:.0f} GB" in text
+    for way in ("lm_loss", "token_losses"):
+        assert max(record["agreement"]["figures"][way].values()) < 1e-12
+    for row in record.get("head", {}).get("figures", {}).get("rows", []):
+        if row["way"] == "lm_loss":
+            assert row["speed"] > 1, f"slower than plain autograd: {row}"
+
+
+# ---- compiled ----
+
+
+@pytest.mark.parametrize("cap", [0.0, 15.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiles_as_one_graph(dtype, cap):
+    torch.manual_seed(0)
+    x, w = torch.randn(2, 9, 8).to(dtype).requires_grad_(), torch.randn(30, 8, requires_grad=True)
+    t, weights = torch.randint(-1, 30, (2, 9)), torch.rand(2, 9)
+
+    def mean(x, w, t):
+        return lm_loss(x, w, t, cap, chunk=150)
+
+    def weighted(x, w, t):
+        return (token_losses(x, w, t, cap, chunk=150) * weights).sum()
+
+    for f in (mean, weighted):
+        torch._dynamo.reset()
+        compiled = torch.compile(f, backend="aot_eager", fullgraph=True)
+        for a, b in zip(
+            *((y.detach(), *torch.autograd.grad(y, (x, w))) for y in (f(x, w, t), compiled(x, w, t)))
+        ):
+            assert_close(a, b)
+        with torch.no_grad():
+            assert_close(compiled(x, w, t), f(x, w, t))
+
+
+def test_a_model_compiles_as_one_graph():
+    torch.manual_seed(0)
+    config = GPTConfig(vocab_size=50, seq_len=16, n_layer=2, n_head=2, n_kv_head=2, n_embd=16, **MODERN)
+    model, ids = GPT(config), torch.randint(50, (2, 17))
+    torch.nn.init.normal_(model.lm_head.weight, std=0.1)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    parameters = list(model.parameters())
+    a, b = (
+        torch.autograd.grad(m(ids[:, :-1], ids[:, 1:]), parameters, allow_unused=True)
+        for m in (model, compiled)
+    )
+    for x, y in zip(a, b):
+        assert x is None and y is None or torch.allclose(x, y, atol=1e-6)
 
 
 def test_peak_memory_of_a_process():
@@ -294,7 +526,7 @@ def test_peak_memory_of_a_process():
                 sys.executable,
                 str(ROOT / "bench" / "loss.py"),
                 "--child",
-                json.dumps([way, 1, 2048, 16384, 16, 1 << 21]),
+                json.dumps([way, [1, 2048, 16384], 16, "float32", 15.0, 1 << 21, ""]),
             ],
             capture_output=True,
             text=True,
@@ -304,7 +536,7 @@ def test_peak_memory_of_a_process():
         assert done.returncode == 0, done.stderr[-2000:]
         return json.loads(done.stdout)
 
-    ours, torchs, logits = peak("ours"), peak("torch"), 2048 * 16384 * 4 / 2**20
+    ours, torchs, logits = peak("lm_loss"), peak("plain"), 2048 * 16384 * 4 / 2**20
     assert ours["mb"] < logits / 2 and torchs["mb"] > 2 * logits, (ours, torchs)
     assert math.isclose(ours["loss"], torchs["loss"], rel_tol=1e-5) and math.isclose(
         ours["grad"], torchs["grad"], rel_tol=1e-4

@@ -9,7 +9,16 @@ from conftest import ROOT
 
 from nanochat.corpus import Corpus
 from nanochat.runs import Damaged, Plan, UserError, from_json, read_plan, run_dir, write_plan, write_sealed
-from nanochat.scaling import LAPTOP, SMOKE, TIERS, count_tokens, make_plan, model_config, open_run
+from nanochat.scaling import (
+    LAPTOP,
+    SMOKE,
+    TIERS,
+    count_tokens,
+    describe,
+    make_plan,
+    model_config,
+    open_run,
+)
 
 
 @pytest.mark.parametrize("tier", TIERS)
@@ -23,6 +32,7 @@ def test_a_plan_survives_its_file(base, tier):
 def older_settings():
     "The settings.json of a smoke run, in the form of the versions before plans were dataclasses"
     said = asdict(SMOKE)
+    said.pop("model")
     for stage in ("base", "mid", "sft"):
         for name in ("warmup", "final", "planned_steps"):
             said[stage].pop(name, None)
@@ -156,3 +166,66 @@ def test_a_task_that_there_is_not_is_one_line():
     with pytest.raises(UserError, match="mid.mix holds poems, which is no task: there are .*spelling") as e:
         mixture(None, plan, "mid")
     assert "\n" not in str(e.value)
+
+
+ODD = {
+    "a share above 1": ("warmdown", "base", 5),
+    "another": ("final", "sft", 2),
+    "a rate beyond floats": ("lr_scale", "mid", 10**400),
+    "steps without end": ("steps", "base", 10**30),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_numbers_beyond_all_sense_are_refused(base, name):
+    key, stage, value = ODD[name]
+    said = asdict(SMOKE)
+    said[stage][key] = value
+    write_sealed(run_dir("odd") / "settings.json", said)
+    with pytest.raises(Damaged, match=f"{stage}.{key} is .* more than") as e:
+        read_plan(run_dir("odd"))
+    assert "\n" not in str(e.value)
+
+
+def test_more_odd_plans(base):
+    for change in (
+        dict(seed=2**64),
+        dict(depth=2**70),
+        dict(sft=asdict(SMOKE.sft) | dict(mix=dict(talk=1e308, sums=1e308))),
+    ):
+        write_sealed(run_dir("odd") / "settings.json", asdict(SMOKE) | change)
+        with pytest.raises(Damaged):
+            read_plan(run_dir("odd"))
+    write_sealed(run_dir("odd") / "settings.json", asdict(SMOKE) | {"ev\x1b[2J\nil": 1})
+    with pytest.raises(Damaged) as e:
+        read_plan(run_dir("odd"))
+    assert "\n" not in str(e.value) and "\x1b" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        dict(vocab_size=300),
+        dict(n_embd=64),
+        dict(n_layer="two"),
+        dict(softcap="x"),
+        dict(value_embeds="no"),
+        dict(smear=1),
+        dict(n_kv_head=0),
+        dict(moons=2),
+    ],
+    ids=str,
+)
+def test_switches_that_no_model_has_are_refused(switches):
+    with pytest.raises(UserError) as e:
+        model_config(replace(SMOKE, switches=SMOKE.switches | switches))
+    assert next(iter(switches)) in str(e.value) and "\n" not in str(e.value)
+
+
+def test_how_often_a_small_folder_is_read_is_said_as_it_is(base, tmp_path):
+    "100 steps are the fewest: a tiny folder is read more than four times, and the plan says so"
+    (tmp_path / "a.txt").write_text("\n\n".join(f"Page {i} of a very small book." * 4 for i in range(60)))
+    plan = make_plan("laptop", corpus=str(tmp_path))
+    n_tokens = count_tokens(Corpus(str(tmp_path), 0), plan.vocab_size)
+    assert plan.base.planned_steps and plan.tokens("base") > 5 * n_tokens
+    assert "4 times or more" in describe(plan) and "4 times, and" not in describe(plan)

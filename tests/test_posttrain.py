@@ -237,7 +237,7 @@ def test_answers_end_in_practice_as_they_do_in_a_talk(teacher, tok, monkeypatch)
     step(model, MuonAdamW(param_groups(model)), tok, Larger())
     ends = set(chat.stop_ids(tok))
     assert ends == {tok.special("<|assistant_end|>"), tok.special("<|user_start|>"), tok.bos}
-    assert calls[0]["stop_ids"] == ends == set(chat.Talk(Engine(model), tok).stops)
+    assert calls[0]["stop_ids"] == ends == set(chat.Conversation(Engine(model), tok).stops)
 
 
 def test_a_plan_has_no_other_temperature():

@@ -372,8 +372,8 @@ CHECKPOINT = {  # how a checkpoint is damaged, and a word of the warning
     "meta with empty files": (lambda c: forge(c, {"files": {}}), "lists no files"),
     "meta a list": (lambda c: forge(c, [1, 2]), "lists no files"),
     "meta a number": (lambda c: forge(c, "7"), "lists no files"),
-    "meta no JSON, well hashed": (lambda c: forge(c, "{"), "no JSON"),
-    "meta nested for ever": (lambda c: forge(c, "[" * 100_000), "no JSON"),
+    "meta no JSON, well hashed": (lambda c: forge(c, "{"), "not JSON"),
+    "meta nested for ever": (lambda c: forge(c, "[" * 100_000), "not JSON"),
     "meta lists numbers": (lambda c: forge(c, {"files": {"model.safetensors": 5}}), "no size"),
     "meta gone": (lambda c: (c / "meta.json").unlink(), "meta.json"),
     "meta a folder": (lambda c: in_place_of(c / "meta.json", folder=True), "meta.json"),
@@ -1239,6 +1239,32 @@ def test_a_reader_that_has_seen_enough_of_the_runs(smoke):
         text=True,
     )
     assert done.stderr == ""
+
+
+def test_the_list_of_runs_while_a_run_makes_and_removes_files(base, monkeypatch, capsys):
+    "A file or a folder that goes between two looks is not an error, and what stays is counted"
+    from nanochat.runs import list_runs, run_dir, show_runs
+
+    for run in ("one", "two"):
+        folder = run_dir(run)
+        (folder / "base" / "step_000010.tmp").mkdir(parents=True)
+        (folder / "settings.json").write_text("{}")
+        (folder / "base" / "weights").write_bytes(bytes(2_000_000))
+        (folder / "base" / "step_000010.tmp" / "part").write_bytes(bytes(100))
+    real, gone = Path.stat, []
+
+    def stat(path, **kw):
+        "What is looked at as a file of a step that is being made has just got its name, as has the log"
+        if path.name in ("part", "log.jsonl") and path not in gone:
+            gone.append(path)
+            shutil.rmtree(path.parent if path.name == "part" else path, ignore_errors=True)
+        return real(path, **kw)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    assert sorted(list_runs()) == ["one", "two"]
+    show_runs()
+    rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == 2 and all("2.0 MB" in row for row in rows) and gone
 
 
 def test_a_step_that_lives_on_is_seen_without_its_file(base):

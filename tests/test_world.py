@@ -304,7 +304,7 @@ RECORD = {  # made by the loop above, of seeds 0 and 1
         "programs": "bcd0ea5d5af64eb7",
         "spelling": "08e0a75323a67c2a",
         "letters": "8c4f8f0dd21f0bd1",
-        "dialogues": "5fa741c8a4be423e",
+        "dialogues": "b1530706e35fefad",
         "identity": "53e04fd6d64b9ad6",
     },
     "1": {
@@ -319,7 +319,7 @@ RECORD = {  # made by the loop above, of seeds 0 and 1
         "programs": "bcd0ea5d5af64eb7",
         "spelling": "89a2852e8e452514",
         "letters": "ac0b564bd00ba2a9",
-        "dialogues": "12ebe222c20e87d8",
+        "dialogues": "ff01ec65e2f03f2b",
         "identity": "464af5ea69a3a4db",
     },
 }
@@ -344,9 +344,9 @@ def test_text_is_the_recorded_one():
 
 
 TABLE_SHA = {  # the tables are the words of that text: one changed letter is another world
-    "world.toml": "942cc7a75fad0d1a093c54a7d13d8e928754535a51577d4bc9e29194444bed3b",
-    "talk.toml": "16ece766286843fc7d18e0c0a7898c8f5c7cb00ba157c026f4f306326134dcd4",
-    "identity.toml": "7cae5e5f4b36f200f88a64dc6bb4478c699554b24acc489ecd228bc99d5ad19c",
+    "world.toml": "fe692f38a90b6b10b1dd9d859cc9ea5adc8eb441a8f1ac6a724da3b204ceaea6",
+    "talk.toml": "f05a396b27636c64d5618e92e9d22ec00e3989bfb9e6bf675573ba1bebbe4fdf",
+    "identity.toml": "5c27bc16143d7c960297c8b09ce9ea8f27c6735c985e85fbf817803522655fc6",
 }
 
 
@@ -528,7 +528,13 @@ def test_what_is_written_anew_is_read_anew(mine):
         (('"Arden"', '"Old Town"'), "names has 'Old Town', which stands twice or is not one word"),
         (
             ("{s} lives in {v}.", "{s} lives in {village}."),
-            "asks for 'village'; use the braces that world.toml explains",
+            "asks for 'village': use the braces in world.toml",
+        ),
+        (("{s} lives in {v}.", "{s} lives in {v.name}."), "use the braces in world.toml"),
+        (('name = "hen"', 'name = "cow"'), "kingdoms.animals.name has 15 different entries"),
+        (
+            ('result = "n + {k}"', """result = "().__class__.__base__.__subclasses__()" """),
+            "programs: add_{k} has an underscore",
         ),
         (
             ('examples = ["3", "10", "0", "27"]\n', ""),
@@ -543,6 +549,28 @@ def test_what_is_amiss_is_said_in_one_line(mine, change, said):
     with pytest.raises(UserError) as e:
         World(0, tables=path)
     assert said in str(e.value) and str(path) in str(e.value) and "\n" not in str(e.value)
+
+
+def test_programs_of_a_table_reach_nothing(mine):
+    "A table is data, and may come from a stranger"
+    for result in ("open('/etc/passwd').read()", "exec('1')", "breakpoint()", "type(n)", "vars()"):
+        w = World(0, tables=mine(('result = "n + {k}"', f'result = "{result}"')))
+        with pytest.raises((NameError, TypeError)):
+            w.programs("train")
+    free = World(0, tables=mine(('result = "n + {k}"', 'result = "sum(range(n)) + {k}"')))
+    assert free.programs("train")
+
+
+def test_few_values_still_have_the_right_one_among_the_choices(mine):
+    "Four foods, one of them an animal: asked what a mouse eats, only two wrong ones are left"
+    eaten = dict.fromkeys(animal["eats"] for animal in own_tables().kingdoms["animals"])
+    foods = itertools.cycle(["mouse", "fish", "oats", "bread"])
+    changes = [(f'eats = "{old}"', f'eats = "{new}"') for old, new in zip(eaten, foods)]
+    w = World(0, tables=mine(*changes))
+    mice = [fact for fact in w.by_relation["eats"] if fact.subject == "mouse"]
+    asked = [w.choices(Random(i), fact) for i in range(200) for fact in mice]
+    assert asked and {len(item["choices"]) for item in asked} == {3}
+    assert all(item["choices"][item["gold"]] == mice[0].value for item in asked)
 
 
 def test_a_missing_file_is_said(tmp_path):

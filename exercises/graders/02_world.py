@@ -396,6 +396,7 @@ def checksum_faults(answer, n=20_000):
         yield "hash", (
         "`hash` gives other numbers in a process with another PYTHONHASHSEED, and other texts would be "
         "held out: training in one process and testing in another would mix the two")
+        return            # every further finding would be this process's chance
     if reseeds(answer, few[0], 30):
         yield "reseeded", RESEEDED
     if sides_of_odd_texts(answer, few, 30) != first:

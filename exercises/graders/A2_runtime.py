@@ -132,7 +132,7 @@ def left_kind(answer, *case):
 
 
 left_ex = Exercise(
-    "1. How long still?",
+    "1. How much longer?",
     4,
     left_check,
     seconds_left,
