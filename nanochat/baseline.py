@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import random
+import re
 import torch
 import torch.nn.functional as F
 from contextlib import contextmanager
@@ -30,7 +31,8 @@ from .loss import bits_per_byte, lm_loss, token_losses
 from .runs import (Damaged, Log, UserError, base_dir, check_dir, last_checkpoint, open_lock, print0,
                            prune_checkpoints, read_plain, read_sealed, run_dir, run_label, save_result, take,
                            world_size, write_checked, write_sealed)
-from .runtime import friendly, keep_memory, peak_rss_mb, pick_device, progress, provenance, seed_all
+from .runtime import (disk_full, friendly, keep_memory, peak_rss_mb, pick_device, progress,
+                              provenance, seed_all)
 from .tokenizer import Tokenizer
 
 # %% ../nbs/07_baseline.ipynb #c020bb16
@@ -291,7 +293,7 @@ class Trainer:
         length = nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip).item()
         if not math.isfinite(total+length):
             raise UserError(f"baseline: step {self.step+1} has a loss of {total} and a gradient of length "
-                            f"{length}: give a smaller --lr")
+                            f"{length}: give a smaller --lr and another --out")
         for group in self.optimizer.param_groups:
             group["lr"] = rate_at(self.step, recipe)
         self.optimizer.step()
@@ -379,7 +381,7 @@ def sampling_probs(
     "What is drawn from"
     if not temperature >= 0 or top_k is not None and top_k < 1:
         raise UserError(f"temperature {temperature} must be 0 or more, and top_k {top_k} 1 or more")
-    if temperature == 0:
+    if temperature < 1e-6:      # nearer to 0 the quotient overflows, and nothing but the likeliest is left
         return F.one_hot(logits_V.argmax(), len(logits_V)).float()
     if top_k is not None and top_k < len(logits_V):
         least = logits_V.topk(top_k).values[-1]
@@ -531,7 +533,13 @@ def held(
     with lock:
         if take(lock) is False:      # None: a file system without locks
             raise UserError(f"{out.name} is in use by another process: wait for it, or give another --out")
-        yield
+        try:
+            yield
+        except Exception as e:
+            if not disk_full(e):
+                raise
+            raise UserError(f"no space left on the disk of {out}: free some and run the same command again, "
+                            "or give another --out") from None
 
 def settle(
     out:Path,          # the training's folder
@@ -656,6 +664,8 @@ def main(
     run:str=None,             # no training: a sample of this run, made with `speedrun.sh --model baseline`
 ):
     "Train nanoGPT's recipe on a folder of text, score it and draw a sample; run again to go on"
+    if not -2**63 <= seed < 2**63:
+        raise UserError(f"seed {seed}: must be a whole number from {-2**63} to {2**63-1}")
     if run is not None and corpus is None:
         sampling_probs(torch.zeros(2), temperature, top_k)
         print(sample_run(run, prompt, n_sample, temperature, top_k, seed))
@@ -719,6 +729,8 @@ def _gpt2_config(folder, tensors):
             said = json.loads(read_plain(folder/"config.json"))
         except (OSError, ValueError) as e:
             raise Damaged(f"{folder/'config.json'} can't be read ({type(e).__name__})") from None
+    if not isinstance(said, dict):
+        raise UserError(f"{folder/'config.json'} holds a {type(said).__name__}, not names and values")
     for name, values in _ONLY.items():
         if said.get(name, values[0]) not in values:
             raise UserError(f"{folder/'config.json'}: {name} is {said[name]!r}, "
@@ -727,8 +739,12 @@ def _gpt2_config(folder, tensors):
         if name not in tensors or tensors[name].dim() != 2:
             raise UserError(f"{folder}: no table {name}: these are not the weights of a GPT-2")
     (vocab_size, n_embd), seq_len = tensors["wte.weight"].shape, len(tensors["wpe.weight"])
-    layers = {int(name.split(".")[1]) for name in tensors if name.startswith("h.")}
-    n_layer = said.get("n_layer", max(layers, default=0)+1)
+    found = (re.match(r"h\.(\d{1,6})\.", name) for name in tensors)      # another name is named as unknown
+    layers = {int(match[1]) for match in found if match}
+    n_layer = said.get("n_layer", len(layers))
+    if n_layer != len(layers):
+        raise UserError(f"{folder}: config.json says n_layer {n_layer}, and the weights have "
+                        f"{len(layers)} layers")
     n_head = said.get("n_head", n_embd//64)                          # 64 channels a head in all four sizes
     return BaselineConfig(vocab_size, seq_len, n_layer, n_head, n_embd)
 

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['MODERN', 'FIRST_WEIGHTS', 'FIRST_WEIGHTS_2026', 'FIRST_TABLES', 'HF_NAMES', 'EPS', 'HF_SWITCHES', 'TOKENIZER_FILES',
-           'HF_SIZES', 'FLOATS', 'GPTConfig', 'Linear', 'Embedding', 'norm', 'has_ve', 'layer_window', 'Attention',
-           'MLP', 'Block', 'stretches', 'GPT', 'one_over_root_C', 'FirstWeights', 'resid_by_depth', 'x0_by_depth',
-           'two_fifths_over_root_C', 'first_weights', 'n_params', 'flops_per_token', 'not_finite', 'save_model',
-           'find_checkpoint', 'whole_before', 'model_dtype', 'empty_model', 'load_model', 'hf_name', 'is_modern',
-           'hf_config', 'tokenizer_to_hf', 'to_hf', 'sizes_from_hf', 'refuse_other_kinds', 'config_from_hf',
-           'weight_files', 'open_weights', 'misfits', 'from_hf']
+           'HF_SIZES', 'LARGEST_HF_SIZE', 'FLOATS', 'GPTConfig', 'Linear', 'Embedding', 'norm', 'has_ve',
+           'layer_window', 'Attention', 'MLP', 'Block', 'stretches', 'GPT', 'one_over_root_C', 'FirstWeights',
+           'resid_by_depth', 'x0_by_depth', 'two_fifths_over_root_C', 'first_weights', 'n_params', 'flops_per_token',
+           'not_finite', 'save_model', 'find_checkpoint', 'whole_before', 'model_dtype', 'empty_model', 'load_model',
+           'hf_name', 'is_modern', 'hf_config', 'tokenizer_to_hf', 'to_hf', 'sizes_from_hf', 'refuse_other_kinds',
+           'config_from_hf', 'weight_files', 'open_weights', 'misfits', 'from_hf']
 
 # %% ../nbs/09_gpt.ipynb #c2b1a2ba
 import json, re
@@ -29,7 +29,7 @@ from .runs import (STAGES, Damaged, UserError, atomic_write, check_dir, checkpoi
 from .tokenizer import TEMPLATE, Tokenizer
 
 # %% ../nbs/09_gpt.ipynb #4f52ef60
-@dataclass
+@dataclass(frozen=True)
 class GPTConfig:
     "Shape and switches of a GPT; the defaults are the classic NanoChat, every switch on is the modern one"
     vocab_size:int = 1024       # V, ids in the vocabulary
@@ -559,6 +559,8 @@ def load_model(
         hint = f"an older checkpoint is {older}" if older else "there is no older checkpoint of this stage"
         raise Damaged(f"{e}; {hint}") from None
     unknown = set(meta["config"])-{f.name for f in fields(GPTConfig)}
+    if "dropout" in unknown:
+        raise UserError(f"{path}: holds chapter 07's baseline, which `nanochat.baseline` loads")
     if unknown:
         raise UserError(f"{path}: its model has {', '.join(sorted(unknown))}, which this version "
                         "does not know; load it with the version that made it")
@@ -718,16 +720,17 @@ def _read_json(path):
 
 HF_SIZES = dict(vocab_size="vocab_size", n_layer="num_hidden_layers", n_head="num_attention_heads",
                 n_kv_head="num_key_value_heads", n_embd="hidden_size", positions="max_position_embeddings")
+LARGEST_HF_SIZE = 1 << 22      # far beyond any vocabulary, width or row; a wrong number would fill the memory
 
 def sizes_from_hf(
     said:dict,      # config.json
     where:Path,     # its path
 )->dict:            # by our names
-    "The sizes of a model; each must be a positive number"
+    "The sizes of a model; each must be a whole number above 0 that some model could have"
     heads = said.get("num_key_value_heads") or said.get("num_attention_heads")      # none said: not shared
     said = dict(said, num_key_value_heads=heads)
     for name in HF_SIZES.values():
-        if type(said.get(name)) is not int or said[name] < 1:
+        if type(said.get(name)) is not int or not 1 <= said[name] <= LARGEST_HF_SIZE:
             raise UserError(f"{where}: {name} is {said.get(name)!r}, which is no size")
     return {ours: said[theirs] for ours, theirs in HF_SIZES.items()}
 

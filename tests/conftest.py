@@ -4,6 +4,7 @@ import json, os, shutil, signal, socket, subprocess, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 import pytest
+import warm
 
 # a job begun in the background inherits "ignore Ctrl-C"; tests of Ctrl-C and their children need the default
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -85,15 +86,8 @@ def environment(base=None, **env):
 
 def run_module(name, *args, base=None, timeout=240, check=True, cwd=ROOT, stdin="", **env):
     "Run `python -m nanochat.NAME ARGS`; fails the test with its stderr where it does not end well"
-    done = subprocess.run(
-        [sys.executable, "-m", f"nanochat.{name}", *map(str, args)],
-        cwd=cwd,
-        env=environment(base, **env),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        input=stdin,
-    )
+    words = [str(arg) for arg in args]
+    done = warm.run(f"nanochat.{name}", words, cwd, environment(base, **env), stdin, timeout)
     if check and done.returncode:
         pytest.fail(
             f"nanochat.{name} {' '.join(map(str, args))} ended with {done.returncode}:\n{done.stderr[-3000:]}"
@@ -138,10 +132,13 @@ def door_environment(base=None, **env):
 
 def door(*args, base=None, timeout=300, cwd=ROOT, stdin="", script=ROOT / "speedrun.sh", **env):
     "Run `bash speedrun.sh ARGS`"
+    around = door_environment(base, **env)
+    if not {"PYTHON", "PYTHONPATH"} & set(env):
+        around["PYTHON"] = warm.stand_in(around)
     return subprocess.run(
         ["bash", str(script), *map(str, args)],
         cwd=cwd,
-        env=door_environment(base, **env),
+        env=around,
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -1,8 +1,10 @@
 "The baseline of 2023: torch's own layers, published sizes, GPT-2's weights, resume bit for bit, its command"
 
+import errno
 import importlib
 import json
 import math
+import re
 import subprocess
 import sys
 import time
@@ -27,6 +29,7 @@ from nanochat.baseline import (
     decay_groups,
     evaluate,
     flops_per_token,
+    held,
     in_order_rows,
     load_baseline,
     load_gpt2,
@@ -283,10 +286,20 @@ def test_a_gradient_that_is_no_number_stops_training():
 # ---- sampling ----
 
 
+def test_a_diverged_step_says_what_to_do():
+    trainer = Trainer(TINY, Recipe(steps=2, rows=2), torch.arange(200) % 23)
+    with torch.no_grad():
+        next(trainer.model.parameters()).fill_(math.nan)
+    with pytest.raises(UserError, match="a loss of nan .* give a smaller --lr and another --out"):
+        trainer.train_step()
+
+
 def test_sampling_probs():
     z = torch.tensor([1.0, 3.0, 2.0, -1.0])
     assert_close(sampling_probs(z, 2.0), (z / 2).softmax(0))
     assert sampling_probs(z, 0).tolist() == [0, 1, 0, 0]
+    for tiny in (1e-6, 1e-7, 1e-40, 1e-320):
+        assert sampling_probs(z, tiny).tolist() == [0, 1, 0, 0]
     top = sampling_probs(z, 1.0, 2)
     assert top[[0, 3]].tolist() == [0, 0] and top[1] / top[2] == pytest.approx(math.e)
     assert_close(sampling_probs(z, 1.0, 99), z.softmax(0))
@@ -442,6 +455,15 @@ def unknown_one(tensors):
     tensors["transformer.h.0.attn.rotary"] = torch.zeros(3)
 
 
+def unknown_layer(tensors):
+    tensors["transformer.h.foo.w"] = torch.zeros(3)
+
+
+def one_layer_less(tensors):
+    for name in [name for name in tensors if name.startswith("transformer.h.2.")]:
+        del tensors[name]
+
+
 def not_transposed(tensors):
     tensors["transformer.h.2.mlp.c_fc.weight"] = tensors["transformer.h.2.mlp.c_fc.weight"].T
 
@@ -459,6 +481,8 @@ def no_table(tensors):
     [
         (missing_one, "h.1.ln_2.bias is missing"),
         (unknown_one, "h.0.attn.rotary is unknown"),
+        (unknown_layer, "h.foo.w is unknown"),
+        (one_layer_less, "config.json says n_layer 3, and the weights have 2 layers"),
         (not_transposed, "h.2.mlp.c_fc.weight is (512, 128), not (128, 512)"),
         (other_head, "lm_head.weight is not wte.weight"),
         (no_table, "no table wpe.weight"),
@@ -475,6 +499,9 @@ def test_other_models_and_broken_files_are_refused(released, tmp_path):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "activation_function": "relu"}))
     with pytest.raises(UserError, match="activation_function is 'relu'"):
+        load_gpt2(folder)
+    (folder / "config.json").write_text("[1]")
+    with pytest.raises(UserError, match="config.json holds a list"):
         load_gpt2(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(Damaged, match="config.json"):
@@ -534,6 +561,16 @@ def test_command_trains_stops_and_goes_on(tmp_path, books):
             main(corpus=books, steps=6, rows=2, out=two)
 
 
+def test_a_full_disk_is_that_of_the_training(tmp_path):
+    full = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "log.jsonl"))
+    with pytest.raises(UserError, match=f"disk of {re.escape(str(tmp_path))}: .*another --out"):
+        with held(tmp_path):
+            raise full
+    with pytest.raises(KeyError):
+        with held(tmp_path):
+            raise KeyError("a bug stays one")
+
+
 def test_command_with_tokens(tmp_path, books):
     args = ("--corpus", books, "--vocab_size", 280, "--steps", 2, "--seq_len", 8, "--prompt", "The old")
     done = run_module("baseline", *args, *SHORT, "--out", tmp_path / "out", base=tmp_path / "base")
@@ -552,6 +589,7 @@ def test_command_with_tokens(tmp_path, books):
         (dict(corpus="world"), "no such folder"),
         (dict(size="huge"), "there are cpu, gpu, gpt2"),
         (dict(steps=0), "must be above 0"),
+        (dict(seed=10**20), "seed 100000000000000000000: must be a whole number from -922337203685477580"),
         (dict(lr=math.nan), "lr nan"),
         (dict(dropout=1.0), "dropout 1.0"),
         (dict(temperature=-1.0), "temperature -1.0"),

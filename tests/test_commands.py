@@ -140,7 +140,7 @@ def doors(words, root):
 DRIVER = """
 import argparse, contextlib, io, json, runpy, sys, warnings
 warnings.simplefilter("ignore")
-from nanochat.scaling import PLANNED, make_plan, scale_plan
+from nanochat.scaling import PLANNED, make_plan, plan_tier
 class Parsed(BaseException): pass
 parse = argparse.ArgumentParser.parse_args
 def only(self, args=None, namespace=None): raise Parsed(parse(self, args, namespace))
@@ -157,8 +157,9 @@ def check(kind, target, args, world):
     except SystemExit as e: return None if not e.code else said.getvalue()[-500:]
     plans = target == "nanochat.runs" and "plan" in args[:2]
     if target not in ("nanochat.scaling", "nanochat.pretrain") and not plans: return None
-    for name in ("run", "dry_run", "device", "pdb", "xtra"): given.pop(name, None)
-    if given.get("tier") in PLANNED: scale_plan(**PLANNED[given["tier"]])
+    for name in ("run", "dry_run", "device", "pdb", "xtra", "as_json", "json"): given.pop(name, None)
+    on_gpus = {name: given.pop(name) for name in ("recipe", "gpus", "card") if name in given}
+    if given.get("tier") in PLANNED: plan_tier(given["tier"], depth=given.get("depth"), **on_gpus)
     else: make_plan(world=world, **given)
 def safely(*job):
     try: return check(*job)

@@ -1,9 +1,11 @@
 "The doors of speedrun.sh: what each answers, what it refuses, and when it sets up again"
 
-import fcntl, os, shutil, signal, subprocess, sys, time
+import fcntl, json, os, re, shutil, signal, subprocess, sys, time
 from dataclasses import replace
 import pytest
-from conftest import ROOT, door, door_environment, environment, one_line
+import torch
+from conftest import ROOT, door, door_environment, environment, one_line, run_module
+from nanochat import scaling
 from nanochat.runs import newest_run, write_plan
 from nanochat.scaling import SMOKE, busy_cores, expected_minutes, make_plan
 
@@ -84,9 +86,7 @@ def test_plan_prints_and_writes_nothing(base):
     assert not base.exists()
 
 
-@pytest.mark.parametrize(
-    "args", [("--tier", "gpu"), ("--tier", "full"), ("--tier", "full", "--corpus", "fineweb-edu")]
-)
+@pytest.mark.parametrize("args", [("--tier", "gpu"), ("--tier", "full", "--corpus", "fineweb-edu")])
 def test_what_is_not_built_prints_its_plan_and_exits_2(base, args):
     done = door(*args)
     assert done.returncode == 2, (done.returncode, done.stderr)
@@ -100,8 +100,8 @@ def test_what_runs_knows_by_heart_is_what_others_say():
     "The steps of the road, the corpora of the hub and the depth of each tier stand where torch is not needed"
     import re
     from nanochat.corpus import HUB
-    from nanochat.runs import HUB_NAMES, ROAD, TIER_DEPTH
-    from nanochat.scaling import PLANNED, TIERS
+    from nanochat.runs import CARD_NAMES, HUB_NAMES, RECIPE_NAMES, ROAD, TIER_DEPTH
+    from nanochat.scaling import CARDS, PLANNED, RECIPES, TIERS, plan_tier
 
     road = re.search(r"^road\(\) \{\n(.*?)^\}", (ROOT / "speedrun.sh").read_text(), re.M | re.S)[1]
     assert tuple(re.findall(r"^  step (\w+)", road, re.M)) == ROAD
@@ -109,6 +109,50 @@ def test_what_runs_knows_by_heart_is_what_others_say():
     assert {tier: t.depth for tier, t in TIERS.items()} == {
         t: d for t, d in TIER_DEPTH.items() if t in TIERS
     } and set(TIER_DEPTH) == {*TIERS, *PLANNED}
+    assert {tier: plan_tier(tier).depth for tier in PLANNED} == {tier: TIER_DEPTH[tier] for tier in PLANNED}
+    assert (RECIPE_NAMES, CARD_NAMES) == (tuple(RECIPES), tuple(CARDS))
+
+
+PLAN = (
+    "tier, recipe, depth, gpus, vocab_size, params, params_by_group, tokens, batch_tokens, steps, flops, "
+    "hours, dollars, gib_per_gpu, device_rows, shards, disk_gb, stages"
+)
+
+
+def test_a_plan_for_gpus_as_one_json_object(base):
+    words = ("--tier", "full", "--recipe", "2025", "--depth", "26", "--gpus", "4")
+    done = door("plan", *words, "--json", base=base)
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert set(PLAN.split(", ")) <= set(plan)
+    assert (plan["tier"], plan["recipe"], plan["depth"], plan["gpus"]) == ("full", "2025", 26, 4)
+    assert plan["params"] == sum(plan["params_by_group"].values())
+    said = run_module("scaling", "--dry_run", *words, base=base).stdout
+    assert f"{plan['steps']:,} steps" in said
+    assert f"in all {plan['hours']:.1f}, ${plan['dollars']:,.0f}" in said
+    assert "planned, not measured" in said
+    laptop = run_module("scaling", "--dry_run", "--as_json", base=base)
+    assert json.loads(laptop.stdout)["base"]["steps"] == make_plan("laptop").base.steps
+
+
+@pytest.mark.parametrize(
+    "words,said",
+    [
+        (("plan", "--tier", "full", "--recipe", "2024"), ("recipe", "2024", "2025, 2026")),
+        (("plan", "--tier", "full", "--gpus", "3"), ("3 GPUs", "share equally")),
+        (("plan", "--tier", "full", "--gpus", "0"), ("gpus", "from 1 on")),
+        (("plan", "--tier", "full", "--card", "h200"), ("card", "h200")),
+        (("plan", "--tier", "gpu", "--dtype", "float16"), ("--dtype", "recipe")),
+        (("plan", "--tier", "full", "--corpus", "tinystories"), ("tinystories", "--corpus")),
+        (("plan", "--tier", "full", "--model", "baseline"), ("full", "--model gpt")),
+        (("plan", "--recipe", "2025"), ("--recipe", "--tier full or gpu")),
+        (("--gpus", "8"), ("--gpus", "--tier full or gpu")),
+        (("--tier", "smoke", "--card", "t4"), ("--card", "--tier full or gpu")),
+    ],
+)
+def test_what_a_plan_for_gpus_cannot_follow_is_refused(base, words, said):
+    one_line(door(*words, base=base), *said)
+    assert not list(base.glob("runs/*"))
 
 
 def test_default_name_is_that_of_the_library(base, tmp_path):
@@ -367,6 +411,16 @@ def test_minutes_are_foretold_for_a_job_of_that_length():
     for other in (dict(num_iterations=100), dict(seq_len=1024), dict(depth=8), dict(corpus="climbmix")):
         said = expected_minutes(make_plan("laptop", **other), ROOT / "bench" / "results")
         assert "no recorded run of this kind" in said, other
+
+
+def test_minutes_are_foretold_in_the_dtype_that_will_be_taken(monkeypatch):
+    "A machine without bfloat16 imitates it a hundred times too slowly, and trains in float32"
+    monkeypatch.setattr(scaling, "pick_dtype", lambda device, name: torch.float32)
+    speed = {torch.float32: 5e11, torch.bfloat16: 1e9}
+    monkeypatch.setattr(scaling, "matmul_flops", lambda dtype, device: speed[dtype])
+    said = scaling.expected_minutes(make_plan("laptop"), ROOT / "bench" / "results")
+    assert "here float32 is taken, which runs at 500)" in said
+    assert 1 < int(re.search(r"about (\d+) minutes", said)[1]) < 60
 
 
 def test_a_busy_machine_is_told_of(monkeypatch):

@@ -297,6 +297,8 @@ def test_checkpoints_from_before_the_newer_switches_load(tmp_path):
     assert kept_as("old", config).cfg == model.cfg
     with pytest.raises(UserError, match="its model has paired_heads, which this version does not know"):
         kept_as("newer", dict(config, paired_heads=True))
+    with pytest.raises(UserError, match="holds chapter 07's baseline, which `nanochat.baseline` loads"):
+        kept_as("baseline", dict(config, dropout=0.0, bias=False))
 
 
 # --- made once ---
@@ -457,6 +459,15 @@ def test_scaled_positions_are_refused_in_both_spellings(tmp_path):
         (folder / "config.json").write_text(json.dumps(other))
         with pytest.raises(UserError, match="rope_"):
             from_hf(folder)
+
+
+@pytest.mark.parametrize("name", ["max_position_embeddings", "num_hidden_layers", "vocab_size"])
+def test_a_size_that_no_model_has_takes_no_memory(tmp_path, name):
+    save_model(small(), tmp_path / "ours")
+    folder = to_hf(tmp_path / "ours", tmp_path / "theirs")
+    (folder / "config.json").write_text(json.dumps(dict(settings(folder), **{name: 10**12})))
+    with pytest.raises(UserError, match=f"{name} is 1000000000000, which is no size"):
+        from_hf(folder)
 
 
 @pytest.fixture(scope="module")

@@ -841,15 +841,16 @@ def test_torchrun_with_more_processes_than_gpus(monkeypatch):
 @pytest.mark.parametrize(
     "capability, hip, dtype",
     [
-        ((7, 0), None, "float32"),
-        ((7, 5), None, "float32"),
+        ((6, 1), None, "float32"),
+        ((7, 0), None, "float16"),
+        ((7, 5), None, "float16"),
         ((8, 0), None, "bfloat16"),
         ((8, 9), None, "bfloat16"),
         ((9, 0), None, "bfloat16"),
         ((9, 4), "6.2", "bfloat16"),
     ],
 )
-def test_old_gpus_are_not_given_emulated_bfloat16(monkeypatch, capability, hip, dtype):
+def test_old_gpus_are_not_given_an_emulated_dtype(monkeypatch, capability, hip, dtype):
     import torch
     from nanochat.runtime import pick_dtype
 

@@ -482,40 +482,56 @@ def test_the_shortest_row_holds_questions_of_every_exam(vocab_size):
     assert all(at > 0 for _, at in fits.values()) and fits["word_problems"][0] == 0
 
 
-def test_the_plan_counts_the_model_that_its_tier_trains():
+def test_the_plan_counts_the_model_that_it_plans():
     from nanochat.gpt import GPT, flops_per_token, n_params
     from nanochat.scaling import (
-        PLANNED,
-        TIERS,
+        CARDS,
+        RECIPES,
         all_params,
         config_for,
         count_params,
-        gpu_bytes,
-        kept_for_backward,
         matrix_params,
+        memory_parts,
+        plan_tier,
         scale_plan,
     )
 
-    assert all(PLANNED[tier]["switches"] == TIERS["laptop"].switches for tier in PLANNED)
-    modern, classic = scale_plan(20, **PLANNED["full"]), scale_plan(20, switches={})
-    assert (round(modern.params / 1e6), round(classic.params / 1e6)) == (1400, 561)
-    assert modern.tokens == classic.tokens, "tables do not ask for text"
-    for planned, switches in ((modern, PLANNED["full"]["switches"]), (classic, {})):
+    for name, recipe in RECIPES.items():
+        plan = scale_plan(name)
         with torch.device("meta"):
-            model = GPT(config_for(20, modern=False, **switches), torch.bfloat16)
-        assert planned.params == n_params(model)[0] == sum(planned.parts.values())
-        assert planned.flops == flops_per_token(model) * planned.tokens
-        assert 12 * planned.params / 8 / 2**30 < planned.gib_per_gpu < 80e9 * 0.9 / 2**30 and planned.fits
-        assert planned.device_rows * planned.micro_batches * 8 * 2048 == 524288
+            model = GPT(recipe.config(), torch.bfloat16)
+        assert plan.params == n_params(model)[0] == sum(plan.params_by_group.values())
+        assert plan.flops == flops_per_token(model) * plan.tokens
+        assert plan.device_rows * plan.micro_batches * 8 * 2048 == plan.batch_tokens
+        assert plan.steps * plan.batch_tokens == plan.tokens
+        parts = memory_parts(recipe.config(), plan.device_rows, 8)
+        assert plan.fits and sum(parts.values()) == round(plan.gib_per_gpu * 2**30) < 0.9 * 80e9
+        more = memory_parts(recipe.config(), 2 * plan.device_rows, 8)
+        assert sum(more.values()) > 0.9 * 80e9, "as many rows as fit"
+        assert parts.keys() == more.keys() and all(parts[k] == more[k] for k in parts if k != "kept")
+        assert sum(stage["hours"] for stage in plan.stages.values()) == pytest.approx(plan.hours)
+        assert plan.dollars == pytest.approx(plan.hours * 8 * CARDS["h100"].dollars)
+        assert set(plan.stages) == {"tokenizer", "base", "mid", "sft", "rl", "evaluation"}
+    assert (round(scale_plan("2025").params / 1e6), scale_plan("2025").steps) == (561, 21_400)
+    assert plan_tier("full") == scale_plan("2026") and plan_tier("full").depth == 24
     for depth in range(1, 13):
         for V, narrow in ((265, False), (1000, True)):
             c = config_for(depth, V, 64, n_embd=32 * depth, n_head=2, narrow_gates=narrow)
             with torch.device("meta"):
                 assert (all_params(c), matrix_params(c)) == n_params(GPT(c))
             assert sum(count_params(c).values()) == all_params(c)
-    assert gpu_bytes(config_for(20), 8) + kept_for_backward(config_for(20), 32) > 80e9, (
-        "32 rows of the modern depth 20 do not fit"
-    )
+
+
+def test_a_card_that_nobody_priced_or_timed_gets_no_number():
+    from nanochat.scaling import describe_scale, plan_tier
+
+    a100, mps = plan_tier("gpu", card="a100"), plan_tier("gpu", depth=4, card="mps")
+    assert a100.hours > 0 and a100.dollars is None and "$" not in describe_scale(a100)
+    assert mps.hours is mps.dollars is None and mps.stages == {} and mps.dtype == "float32"
+    assert "no hours to plan" in describe_scale(mps)
+    small = plan_tier("gpu", depth=24, card="3070")
+    assert not small.fits and "too much for 8 GB" in describe_scale(small)
+    assert not a100.fp8 and "eight bits" not in describe_scale(a100), "an A100 has no matrices of eight bits"
 
 
 # --- a peak that nobody knows ---

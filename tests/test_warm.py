@@ -1,0 +1,69 @@
+"A command in a copy of the warm Python does what it would do in a Python of its own"
+
+import os, subprocess, sys, time
+import pytest
+import warm
+from conftest import ROOT, environment
+
+SAYS = """
+import os, sys, torch
+print(sys.argv[1:], os.environ["SAID"], os.getcwd(), sys.stdin.read(), __name__)
+print(torch.ones(300, 300).sum().item())
+how = sys.argv[1]
+if how == "fails": raise KeyError("a bug")
+if how == "dies": os.kill(os.getpid(), 9)
+if how == "says": sys.exit("error: no")
+sys.exit(int(how))
+"""
+
+
+@pytest.mark.parametrize(
+    "how, status, last",
+    [
+        ("0", 0, ""),
+        ("3", 3, ""),
+        ("fails", 1, "KeyError: 'a bug'"),
+        ("dies", -9, ""),
+        ("says", 1, "error: no"),
+    ],
+)
+def test_warm_is_like_cold(tmp_path, how, status, last):
+    (tmp_path / "says.py").write_text(SAYS)
+    done = warm.run("says", [how, "b c"], tmp_path, environment(SAID="hello"), "typed", 60)
+    assert done.returncode == status
+    if how != "dies":  # what it had not yet written is lost
+        assert done.stdout == f"{[how, 'b c']} hello {tmp_path} typed __main__\n90000.0\n"
+    assert "".join(done.stderr.splitlines()[-1:]) == last
+
+
+def test_what_is_read_early_has_a_python_of_its_own():
+    here = environment(SAID="hello")
+    assert warm.early(here) == warm.early(here | dict(SAID="other", PYTHON="python3"))
+    assert warm.early(here) != warm.early(here | dict(OMP_NUM_THREADS="64"))
+    assert warm.early(here) != warm.early(here | dict(PYTHONHASHSEED="1"))
+
+
+def test_what_takes_too_long_is_ended(tmp_path):
+    says = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(60)"
+    (tmp_path / "says.py").write_text(says)
+    with pytest.raises(subprocess.TimeoutExpired):
+        warm.run("says", [], tmp_path, environment(), "", 2)
+    pid = int((tmp_path / "pid").read_text())
+    for _ in range(100):
+        if not os.path.exists(f"/proc/{pid}"):
+            return
+        time.sleep(0.05)
+    pytest.fail("the job lives on")
+
+
+def test_a_stand_in_for_python(tmp_path):
+    around = environment(tmp_path / "base")
+    program = warm.stand_in(around)
+    command = [program, "-c", "import sys; print(sys.executable)"]
+    out = subprocess.run(command, env=around, capture_output=True, text=True)
+    assert out.stdout.strip() == sys.executable, "what is no module of the library, Python does itself"
+    for tier, status in (("smoke", 0), ("no such", 1)):
+        command = [program, "-m", "nanochat.scaling", "--dry_run", "--tier", tier]
+        out = subprocess.run(command, env=around, capture_output=True, text=True, cwd=ROOT)
+        assert out.returncode == status
+        assert out.stdout.startswith("tier smoke") if status == 0 else "no such" in out.stderr
