@@ -2,9 +2,9 @@
 
 Loading torch takes two to five seconds of a core, and the tests run hundreds of the library's commands. `run`
 does what `subprocess.run([python, "-m", MODULE, ...])` would: another process, with its own environment,
-folder, input and output, whose last word is its exit status. `stand_in` makes a program that can take Python's
-place on a command line and does the same for `-m nanochat.MODULE`. What is read while Python or torch is
-loaded can't be changed afterwards, so there is one warm Python for each such environment.
+folder, input and output, whose last word is its exit status. `stand_in` makes a program that can take
+Python's place on a command line and does the same for `-m nanochat.MODULE`. What is read while Python or
+torch is loaded can't be changed afterwards, so there is one warm Python for each such environment.
 """
 
 import atexit, functools, json, os, runpy, select, shutil, signal, socket, subprocess, sys, tempfile
