@@ -267,13 +267,17 @@ def install(args):
     uv_settings = for_uv(settings) if args.tool != "pip" else None
     if uv_settings is not None and (uv := find_uv(locked)):
         os.environ.update(uv_settings)
-        done = install_with([*uv, "pip", "install", "--python", PYTHON], locked, source)
+        # pip compiles what it installs, uv only if told to. Where Python may not write bytecode itself (many
+        # images for containers say so), each start would compile torch's modules anew: three seconds
+        installer = [*uv, "pip", "install", "--compile-bytecode", "--python", PYTHON]
+        done = install_with(installer, locked, source)
         if not done and args.tool != "uv":
             say("set-up: uv could not do it (its own message is above); trying pip")
     if not done and args.tool != "uv":
         done = install_with([PYTHON, "-m", "pip", "install"], locked, source)
     course = [PYTHON, *"-m pip install --quiet --no-deps --no-build-isolation -e".split(), ROOT]
-    return done and run(course)
+    own = [PYTHON, "-m", "compileall", "-q", ROOT / "nanochat"]
+    return done and run(course) and run(own)
 
 
 # ---- lock --------------------------------------------------------------------------------------------------

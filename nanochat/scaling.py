@@ -536,7 +536,7 @@ def describe_scale(
         f"{plan.micro_batches} micro-batches a step, {plan.gib_per_gpu:.0f} GiB a GPU{room}; "
         f"{plan.disk_gb:,.0f} GB of disk"]
     if plan.hours is None:
-        return "\n".join([*lines, "nobody says how fast this card is, so there are no hours to plan"])
+        return "\n".join([*lines, "how fast this card is isn't published, so no hours are planned"])
     stages = ", ".join(f"{name} {stage['hours']:.2f}" for name, stage in plan.stages.items())
     price = "" if plan.dollars is None else f", ${plan.dollars:,.0f}"
     return "\n".join([
@@ -732,8 +732,9 @@ def check_memory(
     shape = model_config(plan)
     stages = (plan.base, plan.mid, plan.sft)
     rows = max(micro_batches(stage.rows, stage.device_rows, world_size())[0] for stage in stages)
-    dtype = torch.bfloat16 if plan.dtype == "auto" else getattr(torch, plan.dtype)     # the least it may take
-    need = 16*all_params(shape) + rows*row_bytes(shape, dtype)
+    # what `row_bytes` weighs, 40 bytes for each token, channel and layer; the scales take seconds to load
+    kept = 40*rows*shape.seq_len*shape.n_embd*shape.n_layer
+    need = 16*all_params(shape) + kept
     if torch.cuda.is_available():
         need = 4*all_params(shape)         # the GPU holds the rest
     have = os.sysconf("SC_PAGE_SIZE")*os.sysconf("SC_PHYS_PAGES")

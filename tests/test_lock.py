@@ -1,6 +1,7 @@
 "The lock: it holds what settings.ini asks for, set-up installs it, and names of other sources are understood"
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -181,6 +182,13 @@ def test_set_up_installs_the_lock(set_up):
     with open(set_up.root / "requirements.lock", "a") as file:
         file.write("# changed\n")
     assert set_up("chat").installed == LOCKED
+
+
+def test_what_set_up_installs_is_compiled():
+    "Where Python may not write bytecode, each start would compile torch's modules anew: three seconds"
+    for name in ("torch.nn.functional", "torch._dynamo.symbolic_convert", "numpy", "fastapi"):
+        module = importlib.util.find_spec(name)
+        assert os.path.exists(importlib.util.cache_from_source(module.origin)), name
 
 
 def test_newest_holds_until_the_next_set_up(set_up):

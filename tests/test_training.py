@@ -528,7 +528,7 @@ def test_a_card_that_nobody_priced_or_timed_gets_no_number():
     a100, mps = plan_tier("gpu", card="a100"), plan_tier("gpu", depth=4, card="mps")
     assert a100.hours > 0 and a100.dollars is None and "$" not in describe_scale(a100)
     assert mps.hours is mps.dollars is None and mps.stages == {} and mps.dtype == "float32"
-    assert "no hours to plan" in describe_scale(mps)
+    assert "no hours are planned" in describe_scale(mps)
     small = plan_tier("gpu", depth=24, card="3070")
     assert not small.fits and "too much for 8 GB" in describe_scale(small)
     assert not a100.fp8 and "eight bits" not in describe_scale(a100), "an A100 has no matrices of eight bits"
