@@ -93,7 +93,7 @@ def matrix_params(config:GPTConfig)->int:
     return parts["blocks"] + parts["head"] + parts["gates"]
 
 def all_params(config:GPTConfig)->int:
-    "Every parameter, tables and switches with it"
+    "Every parameter, tables and switches included"
     return sum(count_params(config).values())
 
 # %% ../nbs/13_scaling.ipynb #4cafa766
@@ -153,8 +153,8 @@ class Recipe:
     batch_tokens:int = 0         # of a step; 0: by the rule for the tokens of this depth
     window:int = 0               # tokens that three of four layers see; 0: all
     switches:dict                # of the model
-    warmup:int                   # steps on the way up
-    warmdown:float               # share of the run on the way down
+    warmup:int                   # steps while the learning rate rises
+    warmdown:float               # share of the run while it falls
     final:float                  # where it ends, as a share of the full rates
     weight_decay:float           # of matrices, at depth 12 and a batch of 2^19
     fp8:bool                     # do matrices multiply in eight bits?
@@ -311,7 +311,7 @@ def memory_parts(
         gradients=4*all_params(config),
         optimizer=state_of(config, gpus),
         copies=copies,
-        head=4*4*2**26 + 6*head,         # chunks of logits; its gradient, and its copy
+        head=4*4*2**26 + 4*head,         # chunks of logits; its gradient, until it is added to the others
         kept=rows*row_bytes(config, dtype))
 
 def rows_that_fit(
@@ -346,7 +346,8 @@ CARDS = {
                  source=_NVIDIA+"; $24 an hour for eight of them: nanochat's README"),
     "a100": Card(memory=80e9, peak=312e12, source=_NVIDIA),
     "a100-40": Card(memory=40e9, peak=312e12, source=_NVIDIA),
-    "4090": Card(memory=24e9, peak=165e12, source="NVIDIA's Ada white paper, sums in float32"),
+    "4090": Card(memory=24e9, peak=165e12,      # it has eight bits; what they gain is not published
+                 source="NVIDIA's Ada white paper, sums in float32"),
     "t4": Card(memory=16e9, peak=65e12, dtype="float16", source=_NVIDIA),
     "3070": Card(memory=8e9, peak=40.6e12, source="NVIDIA's GA102 white paper, sums in float32"),
     "mps": Card(memory=16e9, dtype="float32", source="an Apple computer with 16 GB; Apple names no peak"),
@@ -363,7 +364,7 @@ class Later:
     rl_answer_tokens:int = 256         # of an answer, at most: all of them are planned at this length
     rl_rows:int = 64                   # answers that a GPU writes at once
     decode_seconds:float = 0.012       # for one token of all answers of a GPU; assumed
-    exam_tokens:int = 60_000_000       # that an exam reads, by scoring and by letters; assumed
+    exam_tokens:int = 60_000_000       # that all exams of a stage read, by scoring and by letters; assumed
     exam_answer_tokens:int = 2_000     # decoding steps of the exams that are answered in words; assumed
     exam_share:float = 0.2             # of the peak, where rows are short and of all lengths; assumed
     tokenizer_bytes:int = 2_000_000_000
@@ -399,7 +400,7 @@ class ScalePlan:
     gib_per_gpu:float                 # memory taken on the fullest GPU, GiB
     fits:bool                         # with a tenth of a GPU's memory left free?
     shards:int                        # files of text that pretraining reads
-    disk_gb:float                     # shards, tokenizer and checkpoints of all stages, 10^9 bytes
+    disk_gb:float                     # shards, and checkpoints of four stages, 10^9 bytes
     stages:dict[str,dict]             # hours and dollars of each
 
 def exam_hours(
@@ -696,7 +697,7 @@ def count_tokens(
     corpus:Corpus,
     vocab_size:int,    # of the tokenizer that will be trained
 )->float|None:         # None: it never ends
-    "About how many tokens its training text is, by a tokenizer learned from its first megabyte"
+    "About how many tokens its training text has, by a tokenizer learned from its first megabyte"
     if corpus.train_bytes() is None:
         return None
     texts, left = [], 1 << 20
@@ -712,7 +713,7 @@ def fit_to_text(
     plan:Plan,
     as_asked:bool=False,    # keep the number of steps: the reader gave it
 )->Plan:
-    "A folder must fill a row, and is read `EPOCHS` times at most"
+    "A folder must fill a row, and is read `EPOCHS` times at most, or for `FEWEST_STEPS`"
     base = plan.base
     n_tokens = count_tokens(Corpus(plan.corpus, plan.seed), plan.vocab_size)
     if n_tokens <= plan.seq_len:
@@ -732,7 +733,7 @@ def check_memory(
     shape = model_config(plan)
     stages = (plan.base, plan.mid, plan.sft)
     rows = max(micro_batches(stage.rows, stage.device_rows, world_size())[0] for stage in stages)
-    # what `row_bytes` weighs, 40 bytes for each token, channel and layer; the scales take seconds to load
+    # about what `row_bytes` finds, 40 bytes for each token, channel and layer; weighing would take seconds
     kept = 40*rows*shape.seq_len*shape.n_embd*shape.n_layer
     need = 16*all_params(shape) + kept
     if torch.cuda.is_available():
@@ -813,7 +814,7 @@ def kept_record(
     plan:Plan,
     folder:Path,     # of kept measurements
 )->dict|None:        # None: no run of this kind was kept
-    "The run of this kind whose time and speed are the middle one of all: one measured peak may be off"
+    "The run of this kind whose time times speed is the middle one: one measured peak may be off"
     if plan.corpus != "world" or plan.model != "gpt":
         return None
     params = all_params(model_config(plan))
