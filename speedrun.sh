@@ -67,7 +67,7 @@ step() {   # step NAME MODULE OPTIONS: run one module of the library, unless its
   STARTED=yes; status=0
   [ "$name" = settings ] || [ -n "$FORESEEN" ] || { "$PY" -m nanochat.scaling --estimate --run "$RUN" 8<&- 9>&- >&2; FORESEEN=yes; }
   say "== $name =="
-  "$PY" -m "nanochat.$module" "${@:3}" --run "$RUN" 8<&- 9>&- || status=$?      # the locks are this shell's alone
+  "$PY" -m ${LAUNCH-} "nanochat.$module" "${@:3}" --run "$RUN" 8<&- 9>&- || status=$?      # the locks are this shell's alone
   [ $status = 0 ] && export NANOCHAT_TOLD=yes || exit $status                   # what this step has said of a folder is not said again
 }
 

@@ -101,6 +101,23 @@ SWITCHES = {
 }
 TODAY = frozenset(name for name, switch in SWITCHES.items() if switch.today)
 
+# asked after the screening: fewer polynomials, by chapter 10's design(l=0.003, n=4) and design(l=0.01, n=3)
+FOUR = (
+    (8.089256959, -22.297789245, 15.747758401),
+    (3.943378132, -2.784615047, 0.503808707),
+    (3.472945651, -2.500502056, 0.478927525),
+    (2.552322206, -1.886821974, 0.442619509),
+)
+THREE = (
+    (7.862295017, -21.672175597, 15.305920312),
+    (3.580197525, -2.575292244, 0.487098920),
+    (2.701537312, -2.010005971, 0.456266675),
+)
+ALL = SWITCHES | {
+    "four polar steps": Switch("four polynomials in place of five", muon=(("coefs", FOUR),)),
+    "three polar steps": Switch("three polynomials in place of five", muon=(("coefs", THREE),)),
+}
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -185,11 +202,11 @@ class Text:
 
 def table_for(on: tuple):
     "Kinds of parameters with the switches that are on"
-    matrices = dict(pair for name in on for pair in SWITCHES[name].muon)
-    kinds = NANOCHAT_2026.kinds if any(SWITCHES[name].rates_2026 for name in on) else COURSE.kinds
+    matrices = dict(pair for name in on for pair in ALL[name].muon)
+    kinds = NANOCHAT_2026.kinds if any(ALL[name].rates_2026 for name in on) else COURSE.kinds
     base = NANOCHAT_2026 if kinds is NANOCHAT_2026.kinds else COURSE
     scale = RATES["matrix_lr"] / COURSE.matrix_lr  # the tier takes half; so of 2026's
-    decay = DECAY if any(SWITCHES[name].decay for name in on) else 0.0
+    decay = DECAY if any(ALL[name].decay for name in on) else 0.0
     muon = MuonSettings(**matrices)
     ours = []
     for kind in kinds:
@@ -219,7 +236,7 @@ def config_of(on: tuple):
 def set_rates(opt, step: int, steps: int, on: tuple):
     "Rates, decay and momentum of a step"
     factor = lr_at(step, steps, 0, WARMDOWN, 0.0)
-    moving = any(SWITCHES[name].momentum for name in on)
+    moving = any(ALL[name].momentum for name in on)
     for group in opt.groups:
         group["lr"] = group["base_lr"] * factor
         if group["kind"] != "muon":
@@ -235,10 +252,7 @@ def build(on: tuple, seed: int, dtype):
     "Model and optimizer"
     seed_all(seed)
     model = GPT(config_of(on), dtype).train()
-    groups = param_groups(model, table=table_for(on))
-    for group in groups:
-        group["base_decay"] = group["weight_decay"]
-    return model, MuonAdamW(groups)
+    return model, MuonAdamW(param_groups(model, table=table_for(on)))
 
 
 def run(trial: Trial, text: Text, dtype) -> Outcome:
@@ -322,7 +336,7 @@ def work_off(trials: list, text: Text, dtype, share: tuple):
 
 def speed(laps: int, dtype) -> dict:
     "Median seconds of a step with each switch turned, in turns with today's recipe, over today's"
-    recipes = {"today": tuple(TODAY), **{name: flipped(name) for name in SWITCHES}}
+    recipes = {"today": tuple(TODAY), **{name: flipped(name) for name in ALL}}
     made = {name: build(on, 0, dtype) for name, on in recipes.items()}
     ids = torch.randint(VOCABULARY, (ROWS, SHAPE["seq_len"] + 1))
     batch = (ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), None)
@@ -384,7 +398,7 @@ def paired(differences: list) -> dict:
 
 def compare(lines: dict, name: str, part: str = "confirm", steps: int | None = None) -> dict:
     "Differences on minus off, over the seeds for which both stand"
-    on_is_today = SWITCHES[name].today
+    on_is_today = ALL[name].today
     differences = []
     for seed in CONFIRM_SEEDS:
         today = lines.get(Trial("confirm", seed, tuple(sorted(TODAY))).key)
@@ -403,7 +417,7 @@ def report() -> dict:
     out = dict(
         what="bits per byte with a switch on less those with it off; negative: it helps",
         shape={**SHAPE, "vocab_size": VOCABULARY, "rows": ROWS, "steps": STEPS, **RATES, "decay": DECAY},
-        switches={name: dict(what=switch.what, today=switch.today) for name, switch in SWITCHES.items()},
+        switches={name: dict(what=switch.what, today=switch.today) for name, switch in ALL.items()},
         speed=old.get("speed", {}),
         versions=provenance(),
     )
@@ -411,7 +425,7 @@ def report() -> dict:
         found = effects(screen)
         error = pseudo_error(list(found.values()))
         out["screen"] = dict(effects=found, pseudo_error=error, scores=[line["bpb"] for line in screen])
-    out["confirm"] = {name: found for name in SWITCHES if (found := compare(lines, name))}
+    out["confirm"] = {name: found for name in ALL if (found := compare(lines, name))}
     equal = {}
     for line in lines.values():
         if line["part"] == "time":
@@ -443,7 +457,7 @@ def main():
     p.add_argument("part", choices=["screen", "confirm", "time", "speed", "report", "one"])
     p.add_argument("--corpus", default=str(here.parent / "shared" / "data" / "books"))
     p.add_argument("--share", default="0/1", help="this process's share of the list, as 0/2 and 1/2")
-    p.add_argument("--switch", action="append", default=[], choices=list(SWITCHES))
+    p.add_argument("--switch", action="append", default=[], choices=list(ALL))
     p.add_argument("--seed", type=int)
     p.add_argument("--laps", type=int, default=30)
     a = p.parse_args()

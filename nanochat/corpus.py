@@ -31,6 +31,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -640,25 +641,36 @@ def _list_or_explain(name):
             f"run `python -m nanochat.corpus --corpus {name} --shards N` and copy its {hub_dir(name)} here; "
             "or train on a folder with --corpus DIR") from None
 
+@lru_cache(maxsize=8)
+def _read_listing(path, mtime_ns, size):
+    "A kept listing, parsed once for each form that the file has had; thousands of shards take milliseconds"
+    return json.loads(path.read_text())
+
+def _kept_listing(name):
+    "The listing of a hub corpus, as far as it was kept"
+    kept = hub_dir(name)/"files.json"
+    with suppress(OSError, ValueError):
+        stat = kept.stat()
+        return _read_listing(kept, stat.st_mtime_ns, stat.st_size)
+    return {}
+
 def hub_files(
     name:str,         # a name in HUB
 )->list[Shard]:       # by path; the last one is for validation
     "The shards of a hub corpus: asked for once, then kept, so that no shard ever changes"
-    kept, listing = hub_dir(name)/"files.json", {}
-    with suppress(OSError, ValueError):
-        listing = json.loads(kept.read_text())
+    listing = _kept_listing(name)
     if listing.get("repo") != HUB[name]["repo"]:
         listing = _list_or_explain(name)
         n, known = len(listing["files"]), HUB[name]["shards"]
         if n > known:
             print0(f"corpus {name} has grown: {n} shards are listed, {known} were known to this course")
-        atomic_write(kept, json.dumps(listing)+"\n")
+        atomic_write(hub_dir(name)/"files.json", json.dumps(listing)+"\n")
     return [Shard(*file) for file in listing["files"]]
 
 # %% ../nbs/03_corpus.ipynb #3f89950b
 def hub_url(name:str, shard:Shard)->str:
     "Address of a shard, by commit"
-    commit = json.loads((hub_dir(name)/"files.json").read_text())["revision"]
+    commit = _kept_listing(name)["revision"]
     return f"{hub_address()}/datasets/{HUB[name]['repo']}/resolve/{commit}/{shard.path}"
 
 def fetch(

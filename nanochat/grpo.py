@@ -23,7 +23,8 @@ from .engine import Engine, hash_seed
 from .gpt import GPT
 from .loader import to_batch
 from .precision import LossScale
-from .pretrain import Training, close_stage, lr_at, save_checkpoint, take_step
+from .pretrain import Training, close_stage, end_early, lr_at, noting_sigterm, save_checkpoint
+from .pretrain import somewhere, take_step
 from .runs import RLStage, UserError, last_checkpoint, newest_run, print0, rank, world_size
 from .runtime import Run, find_run, friendly, keep_memory, progress
 from .scaling import micro_batches
@@ -288,23 +289,28 @@ def train_rl(
     tokens = last_checkpoint(run.folder, "rl")[2]["tokens"] if training.step else 0
     bar = progress(stage.steps, "rl", "answers", training.step, stage.prompts*stage.samples)
     began = time.perf_counter()-training.seconds
-    for step in range(training.step, stage.steps):
-        factor = lr_at(step, stage.steps, stage.warmup, stage.warmdown, stage.final)
-        for group in opt.groups:
-            group["lr"] = group["base_lr"]*factor
-        out = rl_step(engine, model, opt, tok, task, stage, plan.seed, step, training.loss_scale)
-        if out["too_long"] and not warned:
-            print0(f"rl: {out['too_long']:,} questions of step {step+1} do not fit in the {engine.max_len} "
-                   "tokens that the model holds; others are asked instead, and the log counts them")
-            warned = True
-        tokens += out["tokens"]
-        training.step, training.seconds = step+1, time.perf_counter()-began
-        if log:
-            log.add(step=step+1, **out, seconds=round(training.seconds, 3))
-        bar.update(1, f"reward {out['reward']:.2f}")
-        if training.step % stage.save_every == 0 or training.step == stage.steps:
-            save_checkpoint(run.folder, "rl", training, loss=out["loss"], tokens=tokens,
-                            dtype=str(run.dtype)[6:], seed=plan.seed)
+    with noting_sigterm() as stop_came:
+        for step in range(training.step, stage.steps):
+            factor = lr_at(step, stage.steps, stage.warmup, stage.warmdown, stage.final)
+            for group in opt.groups:
+                group["lr"] = group["base_lr"]*factor
+            out = rl_step(engine, model, opt, tok, task, stage, plan.seed, step, training.loss_scale)
+            if out["too_long"] and not warned:
+                print0(f"rl: {out['too_long']:,} questions of step {step+1} do not fit in the "
+                       f"{engine.max_len} tokens that the model holds; others are asked instead, and the log "
+                       "counts them")
+                warned = True
+            tokens += out["tokens"]
+            training.step, training.seconds = step+1, time.perf_counter()-began
+            if log:
+                log.add(step=step+1, **out, seconds=round(training.seconds, 3))
+            bar.update(1, f"reward {out['reward']:.2f}")
+            last, stop = training.step == stage.steps, somewhere(stop_came(), model.device)
+            if training.step % stage.save_every == 0 or last or stop:
+                save_checkpoint(run.folder, "rl", training, loss=out["loss"], tokens=tokens,
+                                dtype=str(run.dtype)[6:], seed=plan.seed)
+            if stop and not last:
+                end_early("rl", training.step)
     bar.close()
 
 # %% ../nbs/21_grpo.ipynb #04971658

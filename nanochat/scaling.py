@@ -4,23 +4,32 @@
 
 # %% auto #0
 __all__ = ['SMALLEST_VOCABULARY', 'SHORTEST_ROW', 'LIMITS', 'SWITCHES_2026', 'RECIPES', 'SHARE_OF_PEAK', 'LEADERBOARD', 'CARDS',
-           'LATER', 'TEXT_SHARD', 'DISK_SHARD', 'PLANNED', 'MID', 'SFT', 'SMOKE', 'LAPTOP', 'TIERS', 'EPOCHS',
-           'FEWEST_STEPS', 'config_for', 'model_config', 'count_params', 'matrix_params', 'all_params', 'reason',
-           'check_sizes', 'micro_batches', 'Recipe', 'Published', 'hours_of', 'row_bytes', 'state_of', 'memory_parts',
-           'rows_that_fit', 'Card', 'Later', 'ScalePlan', 'exam_hours', 'stage_hours', 'disk_bytes', 'scale_plan',
-           'chosen', 'deepest', 'plan_tier', 'describe_scale', 'check_shares', 'widened', 'baseline_config',
-           'plan_params', 'as_baseline', 'baseline_recipe', 'with_options', 'make_plan', 'count_tokens', 'fit_to_text',
-           'check_memory', 'open_run', 'text_stages', 'describe', 'training_flops', 'kept_record', 'expected_minutes',
-           'busy_cores', 'describe_machine', 'planned_tier', 'main']
+           'LATER', 'TEXT_SHARD', 'DISK_SHARD', 'MID', 'SFT', 'SMOKE', 'LAPTOP', 'TIERS', 'SAVE_HOURS', 'LANES',
+           'COMMIT', 'KINDS', 'EPOCHS', 'FEWEST_STEPS', 'config_for', 'model_config', 'count_params', 'matrix_params',
+           'all_params', 'reason', 'check_sizes', 'micro_batches', 'Recipe', 'Published', 'hours_of', 'row_bytes',
+           'state_of', 'memory_parts', 'rows_that_fit', 'Card', 'Later', 'ScalePlan', 'exam_hours', 'stage_hours',
+           'disk_bytes', 'scale_plan', 'chosen', 'deepest', 'plan_tier', 'describe_scale', 'recipe_plan', 'shrink',
+           'world_shard', 'shard_table', 'hub_answer', 'HubHandler', 'own_hub', 'serve_hub', 'check_shares', 'widened',
+           'baseline_config', 'plan_params', 'as_baseline', 'baseline_recipe', 'with_options', 'scale_asked',
+           'make_plan', 'count_tokens', 'fit_to_text', 'check_memory', 'check_gpus', 'default_name', 'open_run',
+           'text_stages', 'describe', 'training_flops', 'kept_record', 'expected_minutes', 'busy_cores',
+           'describe_machine', 'main']
 
 # %% ../nbs/13_scaling.ipynb #768b12d3
+import contextlib
+import hashlib
+import http.server
 import importlib
 import json
 import math
 import os
 import platform
+import re
+import threading
+import time
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 import torch
@@ -29,12 +38,14 @@ from . import baseline
 from .corpus import HUB, Corpus
 from .distributed import param_groups, state_bytes
 from .gpt import GPT, GPTConfig, MODERN, flops_per_token, has_ve, layer_window
+from .optim import TABLES
 from .precision import saved_bytes
-from .runs import (COMPILE, DTYPES, MODELS, TIER_DEPTH, BaseStage, ChatStage, Plan, RLStage,
-                           UserError, free_space, read_plan, refuse_changes, road_of, run_dir, run_name,
-                           world_size, write_plan)
+from .runs import (COMPILE, DTYPES, MODELS, TIER_DEPTH, TIER_GPUS, BaseStage, ChatStage, Plan,
+                           RLStage, UserError, free_space, launched, read_plan, recipe_run_name,
+                           refuse_changes, road_of, run_dir, run_name, world_size, write_plan)
 from .runtime import Run, friendly, matmul_flops, pick_device, pick_dtype
 from .tokenizer import SPECIAL_TOKENS, Tokenizer
+from .world import World
 
 # %% ../nbs/13_scaling.ipynb #77c5718b
 def config_for(
@@ -67,8 +78,8 @@ def model_config(
             raise UserError(f"the plan's switches hold {name!r}, which is no switch of a model: take it out")
         if type(value) not in ((int, float) if kinds[name] is float else (kinds[name],)):
             raise UserError(f"the plan's switch {name} is {value!r}, not of type {kinds[name].__name__}")
-    return config_for(plan.depth, vocab_size or plan.vocab_size, plan.seq_len, n_embd=plan.n_embd,
-                      n_head=plan.n_head, **plan.switches)
+    return config_for(plan.depth, vocab_size or plan.vocab_size, plan.seq_len, modern=False,
+                      n_embd=plan.n_embd, n_head=plan.n_head, **plan.switches)
 
 # %% ../nbs/13_scaling.ipynb #bba20aaf
 def count_params(
@@ -156,6 +167,7 @@ class Recipe:
     warmup:int                   # steps while the learning rate rises
     warmdown:float               # share of the run while it falls
     final:float                  # where it ends, as a share of the full rates
+    table:str                    # how each kind of parameter is stepped: a name in chapter 10's TABLES
     weight_decay:float           # of matrices, at depth 12 and a batch of 2^19
     fp8:bool                     # do matrices multiply in eight bits?
     corpus:str                   # that it was made for
@@ -229,22 +241,26 @@ _TOKENIZER_2025 = "nanochat, October 2025: report.md, tokenizer evaluation on fw
 RECIPES = {
     "2025": Recipe(
         depth=20, vocab_size=65_536, seq_len=2048, counted=("blocks", "embedding", "head"), ratio=20.,
-        batch_tokens=2**19, switches={}, warmup=0, warmdown=0.2, final=0., weight_decay=0., fp8=False,
+        batch_tokens=2**19, switches={}, warmup=0, warmdown=0.2, final=0., table="course", weight_decay=0.,
+        fp8=False,
         corpus="fineweb-edu", bytes_per_token=4.91,
         sources=dict(
             depth=_README_2025, vocab_size=_REPORT_2025, seq_len=_REPORT_2025, counted=_REPORT_2025,
             ratio=_REPORT_2025, batch_tokens=_REPORT_2025, window=_MODEL_2026+", where windows came later",
             switches="chapter 09: the classic shape", warmup=_TRAIN_2025, warmdown=_TRAIN_2025,
-            final=_TRAIN_2025, weight_decay=_TRAIN_2025, fp8=_TRAIN_2025, corpus=_README_2025,
+            final=_TRAIN_2025, table="chapter 10: nanochat's rates of October 2025",
+            weight_decay=_TRAIN_2025, fp8=_TRAIN_2025, corpus=_README_2025,
             bytes_per_token=_TOKENIZER_2025)),
     "2026": Recipe(
         depth=24, vocab_size=32_768, seq_len=2048, counted=("blocks", "head"), ratio=8., window=512,
-        switches=SWITCHES_2026, warmup=40, warmdown=0.65, final=0.05, weight_decay=0.28, fp8=True,
+        switches=SWITCHES_2026, warmup=40, warmdown=0.65, final=0.05, table="2026", weight_decay=0.28,
+        fp8=True,
         corpus="climbmix", bytes_per_token=4.8,
         sources=dict(
             depth=_BOARD, vocab_size=_TRAIN_2026, seq_len=_TRAIN_2026, counted=_TRAIN_2026, ratio=_BOARD,
             batch_tokens=_TRAIN_2026+", after Bergsma et al. 2025", window=_MODEL_2026, switches=_MODEL_2026,
-            warmup=_TRAIN_2026, warmdown=_TRAIN_2026, final=_TRAIN_2026, weight_decay=_TRAIN_2026,
+            warmup=_TRAIN_2026, warmdown=_TRAIN_2026, final=_TRAIN_2026, table=_TRAIN_2026,
+            weight_decay=_TRAIN_2026,
             fp8=_BOARD, corpus=_BOARD,
             bytes_per_token="assumed: 4.91 of 2025, less 2% for half the vocabulary"))}
 
@@ -359,8 +375,12 @@ class Later:
     "What comes after pretraining, and how fast a GPU is assumed to do it"
     mid_tokens:int = 2**28             # conversations that are read
     sft_tokens:int = 2**25
+    sft_rows:int = 32                  # of a step; nanochat, Oct 2025: scripts/chat_sft.py
+    rates:tuple = (1.0, 0.02, 0.05)    # of mid, sft and rl, on pretraining's; its scripts of that time
+    val_tokens:int = 20_000_000        # of text not seen, for bits per byte
     rl_steps:int = 467                 # nanochat: 7,473 questions of GSM8K, 16 at a time, read once
-    rl_answers:int = 256               # of a step: 16 questions, 16 answers each
+    rl_answers:int = 256               # of a step
+    rl_samples:int = 16                # answers to each question
     rl_answer_tokens:int = 256         # of an answer, at most: all of them are planned at this length
     rl_rows:int = 64                   # answers that a GPU writes at once
     decode_seconds:float = 0.012       # for one token of all answers of a GPU; assumed
@@ -387,6 +407,7 @@ class ScalePlan:
     dtype:str                         # of the matmuls
     fp8:bool                          # are matrices multiplied in eight bits?
     vocab_size:int
+    seq_len:int                       # tokens in a row
     params:int                        # parameters in all
     params_by_group:dict[str,int]     # parameters of each part of the model
     tokens:int                        # that pretraining reads
@@ -471,7 +492,8 @@ def scale_plan(
     shards = math.ceil(steps*batch*found.bytes_per_token/TEXT_SHARD)
     return ScalePlan(
         tier=tier, recipe=recipe, depth=depth, gpus=gpus, card=card, dtype=machine.dtype, fp8=fp8,
-        vocab_size=found.vocab_size, params=all_params(config), params_by_group=count_params(config),
+        vocab_size=found.vocab_size, seq_len=found.seq_len, params=all_params(config),
+        params_by_group=count_params(config),
         tokens=steps*batch, batch_tokens=batch, steps=steps, flops=flops,
         hours=total, dollars=total and machine.dollars and total*gpus*machine.dollars,
         device_rows=rows, micro_batches=count, gib_per_gpu=taken/2**30, fits=taken < 0.9*machine.memory,
@@ -502,11 +524,8 @@ def deepest(
             return depth
     return 2
 
-# The tiers that are planned and not built: on how many GPUs
-PLANNED = dict(gpu=1, full=8)
-
 def plan_tier(
-    tier:str,              # a key of PLANNED
+    tier:str,              # a key of TIER_GPUS
     recipe:str="2026",
     depth:int|None=None,   # default: the recipe's; for `gpu` what the card trains overnight
     gpus:int|None=None,    # default: the tier's
@@ -514,7 +533,7 @@ def plan_tier(
     **sizes,               # seq_len and vocab_size
 )->ScalePlan:
     "The plan of a tier that runs on GPUs"
-    gpus = gpus or PLANNED[tier]
+    gpus = gpus or TIER_GPUS[tier]
     if tier == "gpu" and depth is None:
         depth = deepest(recipe, gpus, card, **sizes)
     return scale_plan(recipe, depth, gpus, card, tier, **sizes)
@@ -569,6 +588,157 @@ LAPTOP = Plan(
     sft=ChatStage(steps=1350, save_every=400, rows=4, device_rows=4, lr_scale=1.0, warmdown=1.0, mix=SFT),
     rl=RLStage(steps=60, save_every=10, prompts=28, samples=8, lr_scale=0.6))
 TIERS = dict(smoke=SMOKE, laptop=LAPTOP)
+
+# %% ../nbs/13_scaling.ipynb #191a85a3
+SAVE_HOURS = 0.05      # between two checkpoints: three minutes of work, the most that a kill can cost
+LANES = 64             # streams of text, which 1, 2, 4 ... 64 processes can share (chapter 05)
+
+def recipe_plan(
+    scale:ScalePlan,
+    corpus:str|None=None,    # default: the recipe's
+    seed:int=0,
+    compile:str="auto",
+)->Plan:
+    "The run that a plan for GPUs stands for"
+    found = replace(RECIPES[scale.recipe], seq_len=scale.seq_len, vocab_size=scale.vocab_size)
+    config, table = found.config(scale.depth), TABLES[found.table]
+    rows, sft_rows = scale.batch_tokens//scale.seq_len, max(LATER.sft_rows, scale.gpus)
+    hours = scale.stages.get("base", {}).get("hours") or scale.steps/5000
+    every = max(1, round(scale.steps*SAVE_HOURS/hours))
+    factor = found.rate_scale(scale.depth)
+    rates = {f"{of}_lr": factor*getattr(table, f"{of}_lr") for of in ("matrix", "embed", "head", "scalar")}
+    at_once = dict(device_rows=scale.device_rows)
+    mid_scale, sft_scale, rl_scale = LATER.rates
+    switches = dict(found.switches, window=found.window) if found.window else found.switches
+    return Plan(
+        tier=scale.tier, corpus=corpus or found.corpus, seed=seed, dtype=scale.dtype, compile=compile,
+        recipe=scale.recipe, card=scale.card, gpus=scale.gpus, fp8=scale.fp8,
+        depth=scale.depth, n_embd=config.n_embd, n_head=config.n_head, vocab_size=scale.vocab_size,
+        seq_len=scale.seq_len, switches=switches, tokenizer_bytes=LATER.tokenizer_bytes,
+        lanes=max(LANES, scale.gpus), eval_n=300, val_tokens=LATER.val_tokens,
+        base=BaseStage(
+            steps=scale.steps, save_every=every, rows=rows, **at_once, **rates, table=found.table,
+            weight_decay=found.decay(scale.depth), warmup=found.warmup, warmdown=found.warmdown,
+            final=found.final),
+        mid=ChatStage(
+            steps=LATER.mid_tokens//scale.batch_tokens, save_every=every, rows=rows, **at_once,
+            lr_scale=mid_scale, warmdown=0.2, mix=MID),
+        sft=ChatStage(
+            steps=LATER.sft_tokens//(sft_rows*scale.seq_len), save_every=max(1, every*rows//sft_rows),
+            rows=sft_rows, **at_once, lr_scale=sft_scale, warmdown=1.0, mix=SFT),
+        rl=RLStage(
+            steps=LATER.rl_steps, save_every=60, prompts=max(LATER.rl_answers//LATER.rl_samples, scale.gpus),
+            samples=LATER.rl_samples, device_rows=scale.device_rows, lr_scale=rl_scale, final=0.))
+
+# %% ../nbs/13_scaling.ipynb #49fa03dc
+def shrink(
+    plan:Plan,    # of a tier for GPUs
+)->Plan:
+    "The same run in miniature, for a rehearsal on two cores"
+    seq_len, rows = 128, 2*max(8, plan.gpus)
+    switches, window = dict(plan.switches), plan.switches.get("window")
+    if window:
+        switches["window"] = window*seq_len//plan.seq_len
+    shared = dict(rows=rows, device_rows=rows//(2*plan.gpus))
+    return replace(
+        plan, rehearsal=True, dtype="float32", compile="off", fp8=False,
+        depth=6, n_embd=64, n_head=2, vocab_size=512, seq_len=seq_len, switches=switches,
+        tokenizer_bytes=300_000, lanes=rows, eval_n=8, val_tokens=8192,
+        base=replace(plan.base, steps=40, save_every=10, warmup=min(plan.base.warmup, 4), **shared),
+        mid=replace(plan.mid, steps=20, save_every=10, **shared),
+        sft=replace(plan.sft, steps=20, save_every=10, **shared),
+        rl=replace(plan.rl, steps=3, save_every=1, prompts=max(8, plan.gpus), samples=4))
+
+# %% ../nbs/13_scaling.ipynb #c11a28f5
+COMMIT = "1".zfill(40)      # what our hub calls the version that it has
+KINDS = 6                   # different training shards that it can give
+
+@cache
+def world_shard(
+    number:int,     # below KINDS; KINDS itself is the shard for validation
+)->bytes:
+    "A parquet file of World's documents"
+    import pyarrow
+    import pyarrow.parquet as pq
+    split = "val" if number == KINDS else "train"
+    texts = list(islice(World(0).documents(split, seed=number+2), 1500))
+    out = pyarrow.BufferOutputStream()
+    pq.write_table(pyarrow.table(dict(text=texts)), out, row_group_size=250)
+    return out.getvalue().to_pybytes()
+
+@cache
+def shard_table()->dict[str, dict]:      # {repository: {path: number of its shard}}
+    "What our hub has"
+    table = {}
+    for corpus in HUB.values():
+        folder = corpus["folder"] and corpus["folder"]+"/"
+        paths = [f"{folder}shard_{i:05d}.parquet" for i in range(corpus["shards"])]
+        table[corpus["repo"]] = {path: i % KINDS for i, path in enumerate(paths)} | {paths[-1]: KINDS}
+    return table
+
+def _listing(repo):
+    "The listing of a repository, as the hub of Hugging Face gives it"
+    known = {number: world_shard(number) for number in range(KINDS+1)}
+    oids = {number: hashlib.sha256(data).hexdigest() for number, data in known.items()}
+    return [dict(type="file", path=path, size=len(known[number]), lfs=dict(oid=oids[number]))
+            for path, number in shard_table()[repo].items()]
+
+def hub_answer(
+    path:str,       # that was asked for
+)->bytes|None:      # None: there is no such page
+    "What our hub has under an address"
+    if found := re.fullmatch(r"/api/datasets/([\w.-]+/[\w.-]+)/(revision|tree)/.*", path.partition("?")[0]):
+        repo, kind = found.groups()
+        if repo in shard_table():
+            return json.dumps(dict(sha=COMMIT) if kind == "revision" else _listing(repo)).encode()
+    if found := re.fullmatch(rf"/datasets/([\w.-]+/[\w.-]+)/resolve/{COMMIT}/(.+)", path):
+        number = shard_table().get(found[1], {}).get(found[2])
+        return None if number is None else world_shard(number)
+
+class HubHandler(http.server.BaseHTTPRequestHandler):
+    "One answer of our hub"
+    def do_GET(self):
+        "Send a page, or the part of it that was asked for"
+        page = hub_answer(self.path)
+        if page is None:
+            return self.send_error(404)
+        part, status, more = page, 200, {}
+        if span := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+            first, last = int(span[1]), min(int(span[2] or len(page)), len(page)-1)
+            if first > last:
+                return self.send_error(416)
+            part, status = page[first:last+1], 206
+            more = {"Content-Range": f"bytes {first}-{last}/{len(page)}"}
+        self.send_response(status)
+        for name, value in {"Content-Length": len(part), **more}.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        self.wfile.write(part)
+
+    def log_message(self, *args):
+        "Say nothing of each request"
+
+@contextlib.contextmanager
+def own_hub():
+    "A hub on this machine while the block lasts; its address"
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), HubHandler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+# %% ../nbs/13_scaling.ipynb #faee3527
+def serve_hub(
+    parent:int,    # process that this one ends with
+):
+    "Be a hub for as long as the parent process lives; the first line printed is its address"
+    with own_hub() as address:
+        print(address, flush=True)
+        while os.getppid() == parent:
+            time.sleep(0.5)
 
 # %% ../nbs/13_scaling.ipynb #cf0d843c
 def check_shares(
@@ -655,28 +825,63 @@ def with_options(
                    device_rows=given.get("device_batch_size", base.device_rows))
     return replace(plan, base=base)
 
+def scale_asked(
+    tier:str,        # a key of TIER_GPUS
+    given:dict,      # options of a run; None: not given
+    on_gpus:dict,    # recipe, gpus and card, likewise
+)->ScalePlan:
+    "The plan for GPUs that options ask for; an option that it can't follow is refused, not ignored"
+    given = {name: value for name, value in given.items() if value is not None}
+    on_gpus = {name: value for name, value in on_gpus.items() if value is not None}
+    if given.get("model") == "baseline":
+        raise UserError(f"tier {tier!r} trains --model gpt: leave --model out, or give --tier laptop or "
+                        "smoke")
+    follows = ("depth", "seq_len", "vocab_size", "corpus", "seed", "model", "compile")
+    other = [name for name in given if name not in follows]
+    if other:
+        raise UserError(f"--{other[0]} can't be set for tier {tier!r}, whose plan comes from its recipe: "
+                        "leave it out, or give --tier laptop")
+    large = {recipe.corpus for recipe in RECIPES.values()}
+    if given.get("corpus") not in (None, "world", *large):
+        raise UserError(f"corpus {given['corpus']!r}: a plan for GPUs can't tell whether it has enough text; "
+                        f"leave --corpus out, or give one of {', '.join(sorted(large))}")
+    sizes = {name: given[name] for name in ("depth", "seq_len", "vocab_size") if name in given}
+    return plan_tier(tier, **sizes, **on_gpus)
+
 def make_plan(
-    tier:str="laptop",    # a name in TIERS
-    corpus:str="world",   # world, a name in HUB, or a folder of text
+    tier:str="laptop",    # a name in TIERS, or gpu or full
+    corpus:str=None,      # world, a name in HUB, or a folder of text; default: world, or the recipe's
     depth:int=None,       # layers, where the tier's should not decide
     seed:int=0,
     dtype:str="auto",
     compile:str="auto",   # on, off, or auto: measured where it may pay
     world:int=1,          # processes that are to share the work
     model:str="gpt",      # or baseline
+    recipe:str=None,      # of gpu or full, like the next three
+    gpus:int=None,
+    card:str=None,
+    rehearse:bool=False,  # in miniature
     **over,               # vocab_size, seq_len, num_iterations, save_every, device_ and total_batch_size
 )->Plan:
     "Every setting of a run"
-    if tier not in TIERS:
-        raise UserError(f"there is no tier {tier!r} to train; there are {', '.join(TIERS)}")
+    if tier not in (*TIERS, *TIER_GPUS):
+        raise UserError(f"there is no tier {tier!r}; there are {', '.join((*TIERS, *TIER_GPUS))}")
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r}: use one of {', '.join(DTYPES)}")
     if compile not in COMPILE:
         raise UserError(f"compile {compile!r}: use on, off or auto")
     if model not in MODELS:
         raise UserError(f"model {model!r}: use {' or '.join(MODELS)}")
-    plan = TIERS[tier]
     over = {name: value for name, value in over.items() if value is not None}
+    if tier in TIER_GPUS:
+        asked = dict(over, corpus=corpus, depth=depth, dtype=dtype if dtype != "auto" else None, model=model)
+        scale = scale_asked(tier, asked, dict(recipe=recipe, gpus=gpus, card=card))
+        check_sizes(dict(seed=seed))
+        plan = recipe_plan(scale, corpus, seed, compile)
+        plan = shrink(plan) if rehearse else plan
+        check_shares(plan, world)
+        return plan
+    plan, corpus = TIERS[tier], corpus or "world"
     depth = plan.depth if depth is None else depth
     check_sizes(dict(over, seed=seed, depth=depth))
     plan = replace(widened(plan, depth), corpus=corpus, seed=seed, dtype=dtype, compile=compile)
@@ -744,6 +949,32 @@ def check_memory(
                         f"{rows} rows of {shape.seq_len} at once: training takes {need/1e9:,.0f} GB or more "
                         f"and this machine has {have/1e9:,.0f} GB: make one of them smaller")
 
+def check_gpus(
+    plan:Plan,    # of a new run
+):
+    "Refuse a run for more GPUs than there are; a rehearsal needs none"
+    if plan.tier not in TIER_GPUS or plan.rehearsal or launched():      # torchrun may have several machines
+        return
+    have = torch.cuda.device_count()
+    if plan.card == "mps":
+        have = int(torch.backends.mps.is_available())
+    if have < plan.gpus:
+        fewer = f"give --gpus {2**int(math.log2(have))}, which trains the same model; or " if have else ""
+        raise UserError(f"tier {plan.tier!r} is planned for {plan.gpus} x {plan.card}, and this machine has "
+                        f"{have or 'no'} GPU{'' if have == 1 else 's'}: {fewer}add --rehearse, which "
+                        f"walks the same road in miniature; `bash speedrun.sh plan --tier {plan.tier}` "
+                        "prints the plan")
+
+def default_name(
+    plan:Plan,     # of a new run
+    given:dict,    # the options that it was made from
+)->str:
+    "The name of a new run that was given none"
+    if plan.tier in TIER_GPUS:
+        asked = ("recipe", "card", "corpus", "depth", "seed")
+        return recipe_run_name(plan.tier, **{name: given[name] for name in asked if name in given})
+    return run_name(plan.tier, plan.corpus, plan.depth, plan.seed, plan.model)
+
 def open_run(
     run:str=None,      # its name; default: from tier, corpus, depth and seed
     device:str=None,   # cpu, cuda or mps; default: the best that is here
@@ -754,9 +985,10 @@ def open_run(
     plan = read_plan(run_dir(run)) if run else None
     if plan is None:
         new = make_plan(world=world_size(), **given)
-        run = run or run_name(new.tier, new.corpus, new.depth, new.seed, new.model)
+        run = run or default_name(new, given)
         plan = read_plan(run_dir(run))
     if plan is None:
+        check_gpus(new)
         check_memory(new)
         write_plan(run_dir(run), new)
         plan = new
@@ -776,6 +1008,8 @@ def describe(
 )->str:
     "A run's plan in a few lines"
     other = "" if plan.model == "gpt" else f"model {plan.model}, "
+    if plan.rehearsal:
+        other += f"a rehearsal of {plan.gpus} processes, "
     head = (f"tier {plan.tier}, corpus {plan.corpus}, {other}seed {plan.seed}: {plan.depth} layers, "
             f"{plan.n_embd} wide, {plan_params(plan)/1e6:.1f}M parameters, vocabulary {plan.vocab_size}, "
             f"rows of {plan.seq_len} tokens")
@@ -830,6 +1064,10 @@ def expected_minutes(
     folder:Path=Path("bench/results"),     # of kept measurements
 )->str:
     "How long a whole job will take, from a measured run or else as a bound from the FLOPs; and how we know"
+    if plan.tier in TIER_GPUS and not plan.rehearsal:
+        scale = plan_tier(plan.tier, plan.recipe, plan.depth, plan.gpus, plan.card, seq_len=plan.seq_len,
+                          vocab_size=plan.vocab_size)
+        return describe_scale(scale)
     kept, device = kept_record(plan, folder), pick_device()
     if kept is None:
         here, flops = matmul_flops(torch.float32, device), training_flops(plan)
@@ -871,35 +1109,16 @@ def describe_machine(
     return "\n".join(filter(None, lines))
 
 # %% ../nbs/13_scaling.ipynb #f6f5b1eb
-def planned_tier(
-    given:dict,      # options of a run
-    on_gpus:dict,    # recipe, gpus and card, where they were given
-)->ScalePlan:
-    "A plan for GPUs; an option that it can't follow is refused, not passed over"
-    tier, corpus = given["tier"], given.get("corpus")
-    if given.get("model") == "baseline":
-        raise UserError(f"tier {tier!r} is planned for --model gpt: give --tier laptop or smoke")
-    follows = ("tier", "depth", "seq_len", "vocab_size", "corpus", "seed", "model", "compile")
-    other = [name for name in given if name not in follows]
-    if other:
-        raise UserError(f"the plan of tier {tier!r} is made by its recipe, and can't follow --{other[0]}: "
-                        "leave it out, or give --tier laptop")
-    large = {recipe.corpus for recipe in RECIPES.values()}
-    if corpus not in (None, "world", *large):
-        raise UserError(f"corpus {corpus!r}: a plan for GPUs can't say whether it has text enough; "
-                        f"leave --corpus out, or give one of {', '.join(sorted(large))}")
-    sizes = {name: given[name] for name in ("depth", "seq_len", "vocab_size") if name in given}
-    return plan_tier(tier, **sizes, **on_gpus)
-
 @call_parse
 @friendly
 def main(
     run:str=None,               # name of the run; default: <tier>-<corpus>-d<depth>-s<seed>
     corpus:str=None,            # world, fineweb-edu, climbmix, tinystories, a folder of text; default: world
-    tier:str=None,              # smoke or laptop, or gpu and full to see their plan; default: laptop
-    recipe:str=None,            # of a plan for gpu or full: 2025 or 2026; default: 2026
-    gpus:int=None,              # of such a plan; default: 1 for gpu, 8 for full
-    card:str=None,              # of such a plan: h100, a100, a100-40, 4090, t4, 3070 or mps; default: h100
+    tier:str=None,              # smoke, laptop, gpu or full; default: laptop
+    recipe:str=None,            # of gpu or full: 2025 or 2026; default: 2026
+    gpus:int=None,              # of gpu or full; default: 1 for gpu, 8 for full
+    card:str=None,              # of gpu or full: h100, a100, a100-40, 4090, t4, 3070, mps; default: h100
+    rehearse:bool=False,        # gpu or full in miniature
     seed:int=None,              # seed of world, weights and data order
     depth:int=None,             # layers; default: the tier's
     seq_len:int=None,           # tokens a row
@@ -921,20 +1140,20 @@ def main(
                  num_iterations=num_iterations, save_every=save_every, dtype=dtype, compile=compile,
                  model=model)
     given = {name: value for name, value in given.items() if value is not None}
-    on_gpus = dict(recipe=recipe, gpus=gpus, card=card)
+    on_gpus = dict(recipe=recipe, gpus=gpus, card=card, rehearse=rehearse or None)
     on_gpus = {name: value for name, value in on_gpus.items() if value is not None}
+    kept = read_plan(run_dir(run)) if run else None
     if estimate:
-        print(describe_machine(run_dir(run, must_exist=True)))
-    elif tier in PLANNED:
-        planned = planned_tier(given, on_gpus)
-        print(json.dumps(asdict(planned)) if as_json else describe_scale(planned))
-    elif on_gpus:
-        raise UserError(f"--{next(iter(on_gpus))} belongs to a plan for GPUs: give --tier full or gpu, too")
-    elif dry_run:
-        kept = read_plan(run_dir(run)) if run else None
-        if kept:
-            refuse_changes(run_dir(run), kept, given)
-        plan = kept or make_plan(**given)
-        print(json.dumps(asdict(plan)) if as_json else describe(plan))
-    else:
-        print(describe(open_run(run, **given).plan))
+        return print(describe_machine(run_dir(run, must_exist=True)))
+    if on_gpus and (kept.tier if kept else tier) not in TIER_GPUS:
+        raise UserError(f"--{next(iter(on_gpus))} needs a tier for GPUs: give --tier full or gpu as well")
+    if not dry_run:
+        return print(describe(open_run(run, **given, **on_gpus).plan))
+    if tier in TIER_GPUS and not kept and not rehearse:
+        options = {name: value for name, value in given.items() if name != "tier"}
+        scale = scale_asked(tier, options, on_gpus)
+        return print(json.dumps(asdict(scale)) if as_json else describe_scale(scale))
+    if kept:
+        refuse_changes(run_dir(run), kept, given)
+    plan = kept or make_plan(**given, **on_gpus)
+    print(json.dumps(asdict(plan)) if as_json else describe(plan))

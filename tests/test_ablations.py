@@ -57,12 +57,12 @@ def test_paired_differences_against_scipy():
     assert found["verdict"] == "helps" and ablations.paired([0.01, -0.012])["verdict"] == "?"
 
 
-@pytest.mark.parametrize("name", list(ablations.SWITCHES))
+@pytest.mark.parametrize("name", list(ablations.ALL))
 def test_a_switch_changes_what_it_names_and_trains(name):
     "Model, kinds of parameters or schedule: else the table would compare a thing with itself"
     on, today = ablations.flipped(name), tuple(sorted(ablations.TODAY))
     settings = [
-        (ablations.config_of(s), ablations.table_for(s), ablations.SWITCHES[name].momentum and name in s)
+        (ablations.config_of(s), ablations.table_for(s), ablations.ALL[name].momentum and name in s)
         for s in (on, today)
     ]
     assert settings[0] != settings[1]

@@ -104,6 +104,7 @@ def filled(command, root):
         "{rdir.name}": "moon",
         "{run.folder.name}": "moon",
         "{name}": "tinystories",
+        "{plan.tier}": "full",
         "DOOR": "runs",
         "door": "moon",
         "plans": "moon",  # `clean door` and `clean plans` are said of runs that chapters 14 and 00 make
@@ -140,7 +141,8 @@ def doors(words, root):
 DRIVER = """
 import argparse, contextlib, io, json, runpy, sys, warnings
 warnings.simplefilter("ignore")
-from nanochat.scaling import PLANNED, make_plan, plan_tier
+from nanochat.runs import TIER_GPUS
+from nanochat.scaling import make_plan, plan_tier
 class Parsed(BaseException): pass
 parse = argparse.ArgumentParser.parse_args
 def only(self, args=None, namespace=None): raise Parsed(parse(self, args, namespace))
@@ -157,9 +159,10 @@ def check(kind, target, args, world):
     except SystemExit as e: return None if not e.code else said.getvalue()[-500:]
     plans = target == "nanochat.runs" and "plan" in args[:2]
     if target not in ("nanochat.scaling", "nanochat.pretrain") and not plans: return None
-    for name in ("run", "dry_run", "device", "pdb", "xtra", "as_json", "json"): given.pop(name, None)
+    ours = ("run", "dry_run", "device", "pdb", "xtra", "as_json", "json", "rehearse")
+    for name in ours: given.pop(name, None)
     on_gpus = {name: given.pop(name) for name in ("recipe", "gpus", "card") if name in given}
-    if given.get("tier") in PLANNED: plan_tier(given["tier"], depth=given.get("depth"), **on_gpus)
+    if given.get("tier") in TIER_GPUS: plan_tier(given["tier"], depth=given.get("depth"), **on_gpus)
     else: make_plan(world=world, **given)
 def safely(*job):
     try: return check(*job)

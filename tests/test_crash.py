@@ -165,3 +165,31 @@ def test_chat_refuses_a_damaged_model_and_names_the_older(smoke, tmp_path):
         done = door(*args, base=run.base, stdin="Who are you?\n", timeout=60)
         one_line(done, "damaged", old.name)
         assert done.stdout == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", TRAIN)
+def test_told_to_stop_it_saves_and_says_so(smoke, stage, tmp_path):
+    "SIGTERM, as a rented machine sends it before it is taken back: status 75, and no step is done twice"
+    run = smoke.before(stage, tmp_path / "stopped")
+    p = subprocess.Popen(
+        command(stage, run),
+        cwd=ROOT,
+        env=environment(run.base),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until = time.time() + 180
+    while p.poll() is None and len(lines_of(run.dir, stage)) < 2 and time.time() < until:
+        time.sleep(0.005)
+    p.send_signal(signal.SIGTERM)
+    said = p.communicate(timeout=60)[1]
+    assert p.returncode == 75, said[-2000:]
+    done = len(lines_of(run.dir, stage))
+    assert f"{stage}: told to stop (SIGTERM): step {done} is saved" in said and "Traceback" not in said
+    assert run.last(stage).name == f"step_{done}"
+    if stage in ("mid", "sft"):  # the others are at home in other tests: their ends take longer
+        again = command(stage, run)
+        subprocess.run(again, cwd=ROOT, env=environment(run.base), check=True, capture_output=True)
+        same_end(run, smoke, stage)

@@ -555,3 +555,47 @@ def test_a_part_that_gets_its_name_while_its_size_is_asked(tmp_path, monkeypatch
 
     monkeypatch.setattr(Path, "stat", stat)
     assert _bytes_here(whole) == 5
+
+
+# --- the hub that a rehearsal brings along ---
+
+
+def test_own_hub_is_read_like_the_real_one(base, monkeypatch):
+    "All names of the large corpora, whole files and parts of them; unknown pages are refused"
+    import urllib.error, urllib.request
+    from nanochat.corpus import HUB, Corpus, far_footer, hub_files, hub_url
+    from nanochat.scaling import KINDS, own_hub, world_shard
+
+    with own_hub() as address:
+        monkeypatch.setenv("NANOCHAT_MIRROR", address)
+        for name in ("fineweb-edu", "climbmix"):
+            shards = hub_files(name)
+            assert len(shards) == HUB[name]["shards"]
+            last, first = shards[-1], shards[0]
+            assert hashlib.sha256(world_shard(KINDS)).hexdigest() == last.sha256 != first.sha256
+            assert far_footer(hub_url(name, first), first.size).num_rows == 1500
+        train = set(islice(Corpus("climbmix", 0).documents(), 3000))
+        assert not train & set(islice(Corpus("climbmix", 0).documents("val"), 200))
+        for page in ("/api/datasets/nobody/nothing/tree/main/", "/datasets/x/y/resolve/main/a.parquet", "/"):
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                urllib.request.urlopen(address + page)
+
+
+def test_a_long_listing_is_parsed_once(base, monkeypatch):
+    "A fingerprint asks for thousands of addresses; each used to read the whole listing again: 38 seconds"
+    from nanochat import corpus
+    from nanochat.scaling import own_hub
+
+    with own_hub() as address:
+        monkeypatch.setenv("NANOCHAT_MIRROR", address)
+        corpus.hub_files("climbmix")
+        read, loads = [], json.loads
+        monkeypatch.setattr(corpus.json, "loads", lambda text: read.append(len(text)) or loads(text))
+        one = corpus.Corpus("climbmix", 0).fingerprint()
+        assert sum(n > 100_000 for n in read) <= 1
+        kept = corpus.hub_dir("climbmix") / "files.json"
+        listing = loads(kept.read_text())
+        listing["revision"] = "2" * 40
+        kept.write_text(json.dumps(listing))
+        os.utime(kept, (1, 1))
+        assert corpus.Corpus("climbmix", 0).fingerprint() != one, "what has changed is read anew"

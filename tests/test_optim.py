@@ -169,6 +169,10 @@ def test_schedules():
     assert way[:399] == sorted(way[:399]) and way[800:] == sorted(way[800:], reverse=True)
     short = [momentum_at(t, 400, 0.85, 0.97, 100, 0.65, 0.90) for t in range(101)]  # the rise never ends
     assert max(abs(a - b) for a, b in zip(short, short[1:])) < 0.002, "no jump"
+    drift = NANOCHAT_2026.drift
+    assert [drift.momentum(t, 2000, 0.65) for t in range(2001)] == way and COURSE.drift.decay(7, 9) == 1
+    assert [drift.decay(t, 50) for t in range(51)] == [weight_decay_at(t, 50) for t in range(51)]
+    assert [COURSE.drift.momentum(t, 90, 0.4) for t in range(90)] == [momentum_at(t) for t in range(90)]
     decay = [weight_decay_at(t, 50) for t in range(51)]
     assert decay[0] == 1 and decay[-1] == pytest.approx(0) and decay == sorted(decay, reverse=True)
 

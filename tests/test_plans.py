@@ -18,6 +18,9 @@ from nanochat.scaling import (
     make_plan,
     model_config,
     open_run,
+    plan_tier,
+    recipe_plan,
+    shrink,
 )
 
 
@@ -32,9 +35,10 @@ def test_a_plan_survives_its_file(base, tier):
 def older_settings():
     "The settings.json of a smoke run, in the form of the versions before plans were dataclasses"
     said = asdict(SMOKE)
-    said.pop("model")
+    for name in ("model", "recipe", "card", "gpus", "fp8", "rehearsal"):
+        said.pop(name)
     for stage in ("base", "mid", "sft"):
-        for name in ("warmup", "final", "planned_steps"):
+        for name in ("warmup", "final", "planned_steps", "scalar_lr", "table", "weight_decay"):
             said[stage].pop(name, None)
     for name in ("warmup", "warmdown", "final", "device_rows", "mask_cut"):
         said["rl"].pop(name)
@@ -229,3 +233,69 @@ def test_how_often_a_small_folder_is_read_is_said_as_it_is(base, tmp_path):
     n_tokens = count_tokens(Corpus(str(tmp_path), 0), plan.vocab_size)
     assert plan.base.planned_steps and plan.tokens("base") > 5 * n_tokens
     assert "4 times or more" in describe(plan) and "4 times, and" not in describe(plan)
+
+
+# --- the runs that a recipe makes ---
+
+
+@pytest.mark.parametrize("recipe", ["2025", "2026"])
+@pytest.mark.parametrize("gpus", [1, 4, 8])
+def test_a_recipes_run_is_the_same_on_any_number_of_gpus(base, recipe, gpus):
+    "Only what a GPU computes at once may differ, and a later start may bring another number of them"
+    for small in (lambda plan: plan, shrink):
+        plan, eight = (small(recipe_plan(plan_tier("full", recipe, gpus=n))) for n in (gpus, 8))
+        assert from_json(Plan, json.loads(json.dumps(asdict(plan)))) == plan
+        stages = ("base", "mid", "sft", "rl")
+        alike = {name: replace(plan.stage(name), device_rows=1, save_every=1) for name in stages}
+        others = {name: replace(eight.stage(name), device_rows=1, save_every=1) for name in stages}
+        assert replace(plan, gpus=1, **alike) == replace(eight, gpus=1, **others)
+    write_plan(run_dir("one"), plan)
+    assert open_run("one", gpus=2, card="a100", recipe=recipe).plan == plan
+    with pytest.raises(UserError, match="was made with recipe"):
+        open_run("one", recipe={"2025": "2026", "2026": "2025"}[recipe])
+
+
+def test_the_optimizer_of_a_plan_is_its_recipes(base):
+    "Rates by the batch, decay by batch and length, kinds and drift by the table"
+    import torch
+    from nanochat.optim import NANOCHAT_2026
+    from nanochat.pretrain import new_model, new_optimizer, set_rates, table_of
+    from nanochat.scaling import RECIPES
+
+    plan = shrink(make_plan("full", gpus=8, rehearse=False))
+    opt = new_optimizer(new_model(plan, "cpu", torch.float32), plan.base)
+    full, found = RECIPES["2026"], {group["of"]: group for group in opt.groups}
+    assert found["matrices"]["base_lr"] == pytest.approx(2**0.5 * NANOCHAT_2026.matrix_lr)
+    assert found["matrices"]["weight_decay"] == pytest.approx(full.decay(24))
+    assert found["matrices"]["cautious"]
+    assert found["gates"]["kind"] == "muon" and found["value tables"]["weight_decay"] == 0.01
+    drift = table_of(plan.base).drift
+    set_rates(opt, 0, plan.base, drift)
+    assert found["matrices"]["momentum"] == pytest.approx(0.85, abs=0.01)
+    assert found["matrices"]["lr"] == pytest.approx(found["matrices"]["base_lr"] / 4)
+    set_rates(opt, plan.base.steps - 1, plan.base, drift)
+    assert found["matrices"]["weight_decay"] < 0.01 * full.decay(24)
+    assert found["value tables"]["weight_decay"] == 0.01, "only Muon's decay fades"
+    with pytest.raises(UserError, match="base.table is 'moon', and there are course, 2026"):
+        table_of(replace(plan.base, table="moon"))
+
+
+def test_todays_tiers_train_as_before():
+    "A table and a drift have names now; what they say of the laptop tier is what its code said"
+    import torch
+    from nanochat.distributed import param_groups
+    from nanochat.pretrain import new_model, new_optimizer, set_rates
+
+    model = new_model(SMOKE, "cpu", torch.float32)
+    base = SMOKE.base
+    old = param_groups(model, base.matrix_lr, base.embed_lr, base.head_lr)
+    opt = new_optimizer(model, base)
+    for was, now in zip(old, opt.groups):
+        for name in ("names", "lr", "weight_decay", "kind", "of"):
+            assert was[name] == now[name]
+    for step in (0, 7, 30, 59):
+        set_rates(opt, step, base)
+        muon = [group for group in opt.groups if group["kind"] == "muon"]
+        assert {group["weight_decay"] for group in muon} == {0.0}
+        was = 0.85 + 0.1 * min((step + 1) / 100, 1)
+        assert {torch.tensor(group["momentum"]).item() for group in muon} == {torch.tensor(was).item()}

@@ -1,0 +1,157 @@
+"The full road in miniature: eight processes, every stage, and what may happen to them on the way"
+
+import json, os, re, signal, subprocess, time
+import pytest
+from conftest import ROOT, door_environment, lines_of, one_line, door
+
+RUN = "full-2026-s0"
+ROAD_MINUTES = 8
+
+
+def start(base, *more):
+    "Begin the rehearsal, or go on with it"
+    command = ["bash", str(ROOT / "speedrun.sh"), "--tier", "full", "--rehearse", *more]
+    return subprocess.Popen(
+        command, env=door_environment(base), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finished(process, minutes=ROAD_MINUTES):
+    "Its exit status and what it said"
+    try:
+        said = process.communicate(timeout=60 * minutes)[1]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return process.returncode, said
+
+
+def processes(base, name, value):
+    "Numbers of the living processes of this rehearsal that have a certain variable"
+    wanted = {f"{name}={value}".encode(), f"NANOCHAT_BASE_DIR={base / 'rehearsal'}".encode()}
+    found = []
+    for path in os.listdir("/proc"):
+        if path.isdigit():
+            try:
+                with open(f"/proc/{path}/environ", "rb") as file:
+                    if wanted <= set(file.read().split(b"\0")):
+                        found.append(int(path))
+            except OSError:
+                pass
+    return found
+
+
+def when_logged(process, run, stage, step):
+    "Wait until a step of a stage is in the log"
+    until = time.monotonic() + 60 * ROAD_MINUTES
+    while time.monotonic() < until:
+        if (run / "log.jsonl").exists() and any(l["step"] >= step for l in lines_of(run, stage)):
+            return
+        if process.poll() is not None:
+            said = process.communicate()[1]
+            pytest.fail(f"ended with {process.returncode} before {stage} {step}:\n{said[-3000:]}")
+        time.sleep(0.02)
+    pytest.fail(f"{stage} {step} never came")
+
+
+@pytest.fixture(scope="module")
+def rehearsed(tmp_path_factory):
+    "A rehearsal with every accident in it, and one of a single process without any"
+    base = tmp_path_factory.mktemp("rehearsal")
+    run = base / "rehearsal" / "runs" / RUN
+    said = {}
+
+    process = start(base)
+    when_logged(process, run, "base", 23)
+    (victim,) = processes(base, "RANK", 3)
+    os.kill(victim, signal.SIGKILL)
+    said["killed"] = finished(process)
+
+    newest = max((run / "base").glob("step_*"), key=lambda path: int(path.name[5:]))
+    said["newest"] = newest.name
+    weights = newest / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(data)
+
+    process = start(base)
+    when_logged(process, run, "mid", 3)
+    launcher = [pid for pid in processes(base, "GPUS", 8) if b"nanochat.distributed" in
+                open(f"/proc/{pid}/cmdline", "rb").read()]
+    os.kill(launcher[0], signal.SIGTERM)
+    said["stopped"] = finished(process)
+    said["saved"] = sorted(path.name for path in (run / "mid").glob("step_*"))
+
+    said["four"] = finished(start(base, "--gpus", "4"))
+    said["one"] = finished(start(base, "--gpus", "1", "--run", "one"))
+    return base, run, run.parent / "one", said
+
+
+def test_a_killed_process_ends_all_and_is_named(rehearsed):
+    status, words = rehearsed[3]["killed"]
+    assert status == 128 + signal.SIGKILL, words[-2000:]
+    assert "process 3 of 8 was ended by SIGKILL" in words and "Traceback" not in words, words[-3000:]
+    assert "stopped in step 'base'; the same command goes on from there" in words
+
+
+def test_a_damaged_checkpoint_is_passed_over(rehearsed):
+    _, _, _, said = rehearsed
+    assert said["newest"] == "step_20"
+    assert re.search(r"warning: .*base/step_20/model.safetensors is damaged", said["stopped"][1])
+
+
+def test_a_spot_machines_notice_saves_and_says_so(rehearsed):
+    status, words = rehearsed[3]["stopped"]
+    assert status == 75, words[-2000:]
+    (told,) = re.findall(r"mid: told to stop \(SIGTERM\): step (\d+) is saved", words)
+    assert f"step_{told}" in rehearsed[3]["saved"] and int(told) % 10
+
+
+def test_four_processes_end_what_eight_began(rehearsed):
+    base, run, _, said = rehearsed
+    status, words = said["four"]
+    assert status == 0, words[-3000:]
+    assert "goes on at step 'mid'" in words and f"run {RUN} is finished" in words
+    assert (run / "report.md").exists() and not list(base.glob("runs"))
+
+
+def test_the_road_does_not_tell_how_many_walked_it(rehearsed):
+    _, run, one, said = rehearsed
+    assert said["one"][0] == 0, said["one"][1][-3000:]
+    for stage, steps in dict(base=40, mid=20, sft=20).items():
+        mine, other = lines_of(run, stage), lines_of(one, stage)
+        assert [l["step"] for l in mine] == [l["step"] for l in other] == list(range(1, steps + 1))
+        assert [l["tokens"] for l in mine] == [l["tokens"] for l in other]
+        assert [l["lr"] for l in mine] == [l["lr"] for l in other]
+        worst = max(abs(a["loss"] - b["loss"]) / b["loss"] for a, b in zip(mine, other))
+        print(f"{stage}: largest relative difference of a loss {worst:.1e}")
+        assert worst < 2e-4, stage
+    mine, other = lines_of(run, "rl"), lines_of(one, "rl")
+    assert [l["reward"] for l in mine] == [l["reward"] for l in other]
+    assert [l["tokens"] for l in mine] == [l["tokens"] for l in other]
+
+
+def test_scores_do_not_tell_it_either(rehearsed):
+    _, run, one, _ = rehearsed
+    mine, other = (json.loads((r / "results" / "summary.json").read_text()) for r in (run, one))
+    assert mine["scores"] == other["scores"] and mine["tokens"] == other["tokens"]
+    for stage, value in other["bpb"].items():
+        assert mine["bpb"][stage] == pytest.approx(value, rel=2e-4)
+
+
+def test_what_is_saved_has_one_form(rehearsed):
+    _, run, one, _ = rehearsed
+
+    def names(run):
+        return {
+            str(path.relative_to(run)): path.stat().st_size
+            for stage in ("base", "mid", "sft", "rl")
+            for path in (run / stage).rglob("*.safetensors")
+        }
+
+    assert names(run) == names(one)
+
+
+def test_a_rehearsal_needs_a_tier_for_gpus(base):
+    one_line(door("--rehearse", base=base), "--rehearse", "--tier full or gpu", status=2)
+    assert not base.exists()
