@@ -817,7 +817,7 @@ def hub_train(
         epoch += 1
 
 # %% ../nbs/03_corpus.ipynb #f9024bec
-VAL_BYTES = 4_000_000     # of the last shard, whole documents: about a million tokens
+VAL_BYTES = 20_000_000    # of the last shard, whole documents: about four million tokens
 
 def hub_val(
     name:str,             # a name in HUB

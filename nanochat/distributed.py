@@ -7,8 +7,8 @@ __all__ = ['PATIENCE', 'is_dist', 'param_groups', 'start_mean', 'start_gather', 
            'AdamWState', 'MuonAdamW', 'torchrun', 'launch', 'main']
 
 # %% ../nbs/11_distributed.ipynb #b767e13b
-import math, os, signal, socket, subprocess, sys, tempfile, time
-from contextlib import ExitStack, contextmanager
+import ctypes, math, os, signal, socket, subprocess, sys, tempfile, time
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import NamedTuple
 import torch, torch.distributed as dist
@@ -408,6 +408,11 @@ def _free_port():
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
 
+def _die_with_parent():
+    "Linux: have a process told to stop when the one that started it is gone, however it went"
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)          # 1: PR_SET_PDEATHSIG
+
 def _start(command, world, said, env):
     "Start the processes; the errors of all but the first go into files"
     threads = max(1, (os.cpu_count() or 1)//world)
@@ -418,7 +423,8 @@ def _start(command, world, said, env):
     for rank in range(world):
         quiet = dict(stdout=subprocess.DEVNULL, stderr=said[rank]) if rank else {}
         place = dict(RANK=str(rank), LOCAL_RANK=str(rank))
-        started.append(subprocess.Popen([sys.executable, *command], env={**common, **place}, **quiet))
+        started.append(subprocess.Popen([sys.executable, *command], env={**common, **place},
+                                        preexec_fn=_die_with_parent, **quiet))
     return started
 
 @contextmanager

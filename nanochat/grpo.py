@@ -309,7 +309,7 @@ def train_rl(
             if training.step % stage.save_every == 0 or last or stop:
                 save_checkpoint(run.folder, "rl", training, loss=out["loss"], tokens=tokens,
                                 dtype=str(run.dtype)[6:], seed=plan.seed)
-            if stop and not last:
+            if stop:
                 end_early("rl", training.step)
     bar.close()
 

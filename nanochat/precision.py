@@ -444,11 +444,12 @@ class CompileProbe:
 
 def seconds_of(
     step:Callable,      # does one step and waits for it
-    repeats:int=3,
+    repeats:int=3,      # at least so many
+    enough:float=1.,    # seconds: more are done until so much time has been measured
 )->float:
-    "The fastest of a few"
+    "The fastest of some: the first ones find caches, memory and threads cold"
     laps = []
-    for _ in range(repeats):
+    while len(laps) < repeats or sum(laps) < enough:
         start = time.perf_counter()
         step()
         laps.append(time.perf_counter()-start)
@@ -466,7 +467,7 @@ def compile_pays(
     plain = seconds_of(step_plain)
     if not saves_time(plain, plain/best_gain, usual_cost, steps_left):
         return CompileProbe(plain, None, usual_cost, steps_left)
-    first = seconds_of(step_compiled, repeats=1)
+    first = seconds_of(step_compiled, repeats=1, enough=0.)
     compiled = seconds_of(step_compiled)
     return CompileProbe(plain, compiled, first-compiled, steps_left)
 

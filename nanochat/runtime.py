@@ -120,7 +120,8 @@ OTHERS_GONE = 76     # exit status where another process of the run has ended: t
 
 def _others_are_gone(e):
     "Did the work end because another process of it had?"
-    return launched() and isinstance(e, RuntimeError) and bool(re.search("onnection (closed|reset)", str(e)))
+    gone = re.search("onnection (closed|reset)|roken pipe", str(e))
+    return launched() and isinstance(e, RuntimeError) and bool(gone)
 
 def friendly(
     func:Callable,   # the `main` of a module
@@ -222,7 +223,7 @@ def pick_device(
     if not here:
         raise UserError(f"device {name!r}: there is none here; leave it out, or give cpu")
     if (device.index or 0) >= here:
-        more = "start no more processes than that" if launched() else "give a smaller number"
+        more = "start no more processes than that (--gpus)" if launched() else "give a smaller number"
         count = "is 1" if here == 1 else f"are {here}"
         raise UserError(f"device {name!r}: here there {count}, counted from 0; {more}, or give cpu")
     return device
@@ -394,6 +395,12 @@ class Run:
     @contextlib.contextmanager
     def at_work(self):
         "Hold the run (the first process does, for all), and join the other processes"
+        plan = self.plan
+        on_gpus = plan.card and not plan.rehearsal and "NANOCHAT_DEVICE" not in os.environ
+        if on_gpus and self.device.type == "cpu":
+            raise UserError(f"run {self.folder.name!r} is planned for {plan.gpus} x {plan.card}, and this "
+                            "machine shows no GPU: mend its driver, or set NANOCHAT_DEVICE=cpu to compute on "
+                            "the CPU all the same")
         with run_lock(self.folder) if rank() == 0 else contextlib.nullcontext():
             init_dist(self.device)
             yield self
@@ -402,24 +409,24 @@ class Run:
     @functools.cached_property
     def dtype(self)->torch.dtype:
         "The dtype of matmuls: chosen at the first step, then obeyed, like the number of threads"
-        path = self.folder/"dtype.json"
-        alone = world_size() == 1
-        if path.exists():
-            kept = json.loads(path.read_text())
-            if kept["threads"] and alone and "OMP_NUM_THREADS" not in os.environ:
-                torch.set_num_threads(min(kept["threads"], os.cpu_count() or 1))
-            return getattr(torch, kept["dtype"])
+        path, alone = self.folder/"dtype.json", world_size() == 1
+        together, said = dist.is_available() and dist.is_initialized(), [None]
+        if rank() == 0 or not together:     # each process may measure something else: the first one decides
+            said = [json.loads(path.read_text()) if path.exists() else self._chosen(alone)]
+        if together:
+            dist.broadcast_object_list(said)
+        (kept,) = said
+        if kept["threads"] and alone and "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(min(kept["threads"], os.cpu_count() or 1))
+        if rank() == 0 and not path.exists():
+            atomic_write(path, json.dumps(kept)+"\n")
+        return getattr(torch, kept["dtype"])
+
+    def _chosen(self, alone):
+        "The dtype of this machine, and the threads that it was found with"
         wanted = self.plan.dtype if self.plan.model == "gpt" else "float32"     # chapter 07 has nothing else
         name = str(pick_dtype(self.device, wanted))[6:]
-        if dist.is_available() and dist.is_initialized():
-            # each process may measure something else: the first one decides
-            said = [name]
-            dist.broadcast_object_list(said)
-            name = said[0]
-        if rank() == 0:
-            threads = torch.get_num_threads() if alone else None
-            atomic_write(path, json.dumps(dict(dtype=name, threads=threads))+"\n")
-        return getattr(torch, name)
+        return dict(dtype=name, threads=torch.get_num_threads() if alone else None)
 
     def log(self, stage:str, step:int)->Log|None:
         "The log of a stage from a step on; only the first process writes one"

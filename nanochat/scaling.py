@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SMALLEST_VOCABULARY', 'SHORTEST_ROW', 'LIMITS', 'SWITCHES_2026', 'RECIPES', 'SHARE_OF_PEAK', 'LEADERBOARD', 'CARDS',
-           'LATER', 'TEXT_SHARD', 'DISK_SHARD', 'MID', 'SFT', 'SMOKE', 'LAPTOP', 'TIERS', 'SAVE_HOURS', 'LANES',
+           'LATER', 'TEXT_SHARD', 'DISK_SHARD', 'MID', 'SFT', 'SMOKE', 'LAPTOP', 'TIERS', 'SAVE_HOURS', 'SLOW', 'LANES',
            'COMMIT', 'KINDS', 'EPOCHS', 'FEWEST_STEPS', 'config_for', 'model_config', 'count_params', 'matrix_params',
            'all_params', 'reason', 'check_sizes', 'micro_batches', 'Recipe', 'Published', 'hours_of', 'row_bytes',
            'state_of', 'memory_parts', 'rows_that_fit', 'Card', 'Later', 'ScalePlan', 'exam_hours', 'stage_hours',
@@ -377,7 +377,7 @@ class Later:
     sft_tokens:int = 2**25
     sft_rows:int = 32                  # of a step; nanochat, Oct 2025: scripts/chat_sft.py
     rates:tuple = (1.0, 0.02, 0.05)    # of mid, sft and rl, on pretraining's; its scripts of that time
-    val_tokens:int = 20_000_000        # of text not seen, for bits per byte
+    val_tokens:int = 4_000_000         # of text not seen, for bits per byte
     rl_steps:int = 467                 # nanochat: 7,473 questions of GSM8K, 16 at a time, read once
     rl_answers:int = 256               # of a step
     rl_samples:int = 16                # answers to each question
@@ -590,7 +590,8 @@ LAPTOP = Plan(
 TIERS = dict(smoke=SMOKE, laptop=LAPTOP)
 
 # %% ../nbs/13_scaling.ipynb #191a85a3
-SAVE_HOURS = 0.05      # between two checkpoints: three minutes of work, the most that a kill can cost
+SAVE_HOURS = 0.25      # between two checkpoints: the most that a kill without notice can cost
+SLOW = 2e12            # FLOP/s that a card of unknown speed is taken to reach, to know when to save
 LANES = 64             # streams of text, which 1, 2, 4 ... 64 processes can share (chapter 05)
 
 def recipe_plan(
@@ -603,8 +604,9 @@ def recipe_plan(
     found = replace(RECIPES[scale.recipe], seq_len=scale.seq_len, vocab_size=scale.vocab_size)
     config, table = found.config(scale.depth), TABLES[found.table]
     rows, sft_rows = scale.batch_tokens//scale.seq_len, max(LATER.sft_rows, scale.gpus)
-    hours = scale.stages.get("base", {}).get("hours") or scale.steps/5000
+    hours = scale.stages.get("base", {}).get("hours") or scale.flops/SLOW/3600
     every = max(1, round(scale.steps*SAVE_HOURS/hours))
+    mid_steps, sft_steps = LATER.mid_tokens//scale.batch_tokens, LATER.sft_tokens//(sft_rows*scale.seq_len)
     factor = found.rate_scale(scale.depth)
     rates = {f"{of}_lr": factor*getattr(table, f"{of}_lr") for of in ("matrix", "embed", "head", "scalar")}
     at_once = dict(device_rows=scale.device_rows)
@@ -621,11 +623,11 @@ def recipe_plan(
             weight_decay=found.decay(scale.depth), warmup=found.warmup, warmdown=found.warmdown,
             final=found.final),
         mid=ChatStage(
-            steps=LATER.mid_tokens//scale.batch_tokens, save_every=every, rows=rows, **at_once,
+            steps=mid_steps, save_every=min(every, mid_steps), rows=rows, **at_once,
             lr_scale=mid_scale, warmdown=0.2, mix=MID),
         sft=ChatStage(
-            steps=LATER.sft_tokens//(sft_rows*scale.seq_len), save_every=max(1, every*rows//sft_rows),
-            rows=sft_rows, **at_once, lr_scale=sft_scale, warmdown=1.0, mix=SFT),
+            steps=sft_steps, save_every=min(every*rows//sft_rows, sft_steps), rows=sft_rows, **at_once,
+            lr_scale=sft_scale, warmdown=1.0, mix=SFT),
         rl=RLStage(
             steps=LATER.rl_steps, save_every=60, prompts=max(LATER.rl_answers//LATER.rl_samples, scale.gpus),
             samples=LATER.rl_samples, device_rows=scale.device_rows, lr_scale=rl_scale, final=0.))
@@ -640,11 +642,15 @@ def shrink(
     if window:
         switches["window"] = window*seq_len//plan.seq_len
     shared = dict(rows=rows, device_rows=rows//(2*plan.gpus))
+    # the recipe's rule for a smaller batch: learning rates and weight decay by the root of its tokens
+    factor = math.sqrt(rows*seq_len/(plan.base.rows*plan.seq_len))
+    scaled = ("matrix_lr", "embed_lr", "head_lr", "scalar_lr", "weight_decay")
+    rates = {name: factor*getattr(plan.base, name) for name in scaled}
     return replace(
         plan, rehearsal=True, dtype="float32", compile="off", fp8=False,
         depth=6, n_embd=64, n_head=2, vocab_size=512, seq_len=seq_len, switches=switches,
         tokenizer_bytes=300_000, lanes=rows, eval_n=8, val_tokens=8192,
-        base=replace(plan.base, steps=40, save_every=10, warmup=min(plan.base.warmup, 4), **shared),
+        base=replace(plan.base, steps=40, save_every=10, warmup=min(plan.base.warmup, 4), **shared, **rates),
         mid=replace(plan.mid, steps=20, save_every=10, **shared),
         sft=replace(plan.sft, steps=20, save_every=10, **shared),
         rl=replace(plan.rl, steps=3, save_every=1, prompts=max(8, plan.gpus), samples=4))
@@ -877,6 +883,9 @@ def make_plan(
         asked = dict(over, corpus=corpus, depth=depth, dtype=dtype if dtype != "auto" else None, model=model)
         scale = scale_asked(tier, asked, dict(recipe=recipe, gpus=gpus, card=card))
         check_sizes(dict(seed=seed))
+        if not scale.fits and not rehearse:
+            raise UserError(f"depth {scale.depth} takes {scale.gib_per_gpu:.0f} GiB on a GPU even with one "
+                            f"row at once, too much for a {scale.card}: give a smaller --depth")
         plan = recipe_plan(scale, corpus, seed, compile)
         plan = shrink(plan) if rehearse else plan
         check_shares(plan, world)
@@ -958,12 +967,21 @@ def check_gpus(
     have = torch.cuda.device_count()
     if plan.card == "mps":
         have = int(torch.backends.mps.is_available())
+    if not have and torch.backends.mps.is_available():
+        raise UserError(f"tier {plan.tier!r} is planned for {plan.gpus} x {plan.card}: for this computer's "
+                        "own GPU give --tier gpu --card mps")
     if have < plan.gpus:
         fewer = f"give --gpus {2**int(math.log2(have))}, which trains the same model; or " if have else ""
         raise UserError(f"tier {plan.tier!r} is planned for {plan.gpus} x {plan.card}, and this machine has "
                         f"{have or 'no'} GPU{'' if have == 1 else 's'}: {fewer}add --rehearse, which "
                         f"walks the same road in miniature; `bash speedrun.sh plan --tier {plan.tier}` "
                         "prints the plan")
+    if plan.card == "mps":
+        return
+    room, planned = torch.cuda.get_device_properties(0).total_memory, CARDS[plan.card].memory
+    if room < 0.9*planned:
+        raise UserError(f"the plan is made for a {plan.card} with {planned/1e9:.0f} GB, and the GPU here has "
+                        f"{room/1e9:.0f} GB: give --card, one of {', '.join(CARDS)}")
 
 def default_name(
     plan:Plan,     # of a new run

@@ -23,6 +23,20 @@ def run_folder(base, name, when=None, **settings):
 # --- what a door says ---
 
 
+def test_options_are_handed_on_as_they_were_given():
+    "Zero is a value, and what is switched on has none"
+    from nanochat.runs import as_options, read_options
+
+    assert as_options(read_options("serve", ["--port", "0"])) == ["--port", "0"]
+    given = ["--tier", "full", "--seed", "0", "--rehearse"]
+    assert as_options(read_options("train", given)) == ["--tier", "full", "--seed", "0", "--rehearse"]
+
+
+def test_launching_is_no_door(base):
+    one_line(door("launch", base=base), "unknown door 'launch'", status=2)
+    assert not base.exists()
+
+
 def test_help_names_every_door():
     for flag in ("help", "--help", "-h"):
         done = door(flag)

@@ -262,11 +262,15 @@ def test_the_optimizer_of_a_plan_is_its_recipes(base):
     from nanochat.pretrain import new_model, new_optimizer, set_rates, table_of
     from nanochat.scaling import RECIPES
 
-    plan = shrink(make_plan("full", gpus=8, rehearse=False))
+    large, full = recipe_plan(plan_tier("full")).base, RECIPES["2026"]
+    assert large.matrix_lr == pytest.approx(2**0.5 * NANOCHAT_2026.matrix_lr)
+    assert large.weight_decay == pytest.approx(full.decay(24))
+    plan = shrink(recipe_plan(plan_tier("full")))
+    factor = (plan.base.rows * plan.seq_len / 2**20) ** 0.5  # the recipe's rule for another batch
     opt = new_optimizer(new_model(plan, "cpu", torch.float32), plan.base)
-    full, found = RECIPES["2026"], {group["of"]: group for group in opt.groups}
-    assert found["matrices"]["base_lr"] == pytest.approx(2**0.5 * NANOCHAT_2026.matrix_lr)
-    assert found["matrices"]["weight_decay"] == pytest.approx(full.decay(24))
+    found = {group["of"]: group for group in opt.groups}
+    assert found["matrices"]["base_lr"] == pytest.approx(factor * large.matrix_lr)
+    assert found["matrices"]["weight_decay"] == pytest.approx(factor * large.weight_decay)
     assert found["matrices"]["cautious"]
     assert found["gates"]["kind"] == "muon" and found["value tables"]["weight_decay"] == 0.01
     drift = table_of(plan.base).drift
@@ -274,7 +278,7 @@ def test_the_optimizer_of_a_plan_is_its_recipes(base):
     assert found["matrices"]["momentum"] == pytest.approx(0.85, abs=0.01)
     assert found["matrices"]["lr"] == pytest.approx(found["matrices"]["base_lr"] / 4)
     set_rates(opt, plan.base.steps - 1, plan.base, drift)
-    assert found["matrices"]["weight_decay"] < 0.01 * full.decay(24)
+    assert found["matrices"]["weight_decay"] < 0.01 * factor * large.weight_decay
     assert found["value tables"]["weight_decay"] == 0.01, "only Muon's decay fades"
     with pytest.raises(UserError, match="base.table is 'moon', and there are course, 2026"):
         table_of(replace(plan.base, table="moon"))
@@ -299,3 +303,52 @@ def test_todays_tiers_train_as_before():
         assert {group["weight_decay"] for group in muon} == {0.0}
         was = 0.85 + 0.1 * min((step + 1) / 100, 1)
         assert {torch.tensor(group["momentum"]).item() for group in muon} == {torch.tensor(was).item()}
+
+
+def test_a_rehearsal_of_another_depth_goes_on(base):
+    "In miniature it has other sizes than those that were asked for, and the same command must find it"
+    given = dict(tier="full", recipe="2025", depth=26, vocab_size=4096, compile="off", rehearse=True)
+    run = open_run(**given)
+    assert run.folder.name == "full-2025-d26-s0" and run.plan.depth == 6
+    assert open_run(**given).plan == run.plan
+    with pytest.raises(UserError, match="was made with seed 0, now 1"):
+        open_run("full-2025-d26-s0", seed=1)
+
+
+def test_a_plan_for_another_card_is_refused_before_anything_is_made(base, monkeypatch):
+    import torch
+    from types import SimpleNamespace
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    room = SimpleNamespace(total_memory=24e9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: room)
+    for given, words in (
+        (dict(tier="gpu"), "for a h100 with 80 GB, and the GPU here has 24 GB: give --card, one of h100"),
+        (dict(tier="full", card="4090", depth=4), "has 1 GPU: give --gpus 1, which trains the same model"),
+        (dict(tier="gpu", card="3070", depth=24), "even with one row at once, too much for a 3070"),
+    ):
+        with pytest.raises(UserError, match=words):
+            open_run(**given)
+    assert not base.exists()
+
+
+def test_without_its_gpu_a_run_does_not_go_on_by_itself(base, monkeypatch):
+    from nanochat.runtime import find_run
+
+    monkeypatch.delenv("NANOCHAT_DEVICE", raising=False)
+    write_plan(run_dir("big"), recipe_plan(plan_tier("gpu", card="t4")))
+    with pytest.raises(UserError, match="planned for 1 x t4, and this machine shows no GPU"):
+        with find_run("big", "cpu").at_work():
+            pass
+    monkeypatch.setenv("NANOCHAT_DEVICE", "cpu")
+    with find_run("big").at_work() as run:
+        assert run.plan.dtype == "float16"
+
+
+@pytest.mark.parametrize("card", ["h100", "t4", "mps"])
+def test_checkpoints_are_minutes_apart_and_in_every_stage(card):
+    plan = recipe_plan(plan_tier("gpu", card=card))
+    for name in ("base", "mid", "sft"):
+        stage = plan.stage(name)
+        assert 1 <= stage.save_every <= stage.steps
+    assert plan.base.save_every < plan.base.steps / 8

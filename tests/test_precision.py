@@ -451,6 +451,28 @@ def test_the_probe_counts_its_own_cost(monkeypatch, compiled, first, steps_left,
         assert pays == saves_time(0.3, compiled, first, steps_left)
 
 
+def test_cold_first_steps_do_not_make_compiling_look_good(monkeypatch):
+    "At 43 ms a step 3,600 steps can't pay for a minute of building, however slow the first ones were"
+    clock, built = Clock(), []
+    cold = itertools.chain([0.4, 0.15, 0.12, 0.11, 0.09], itertools.repeat(0.043))
+    monkeypatch.setattr(precision.time, "perf_counter", lambda: clock.now)
+
+    def plain():
+        clock.now += next(cold)
+
+    found = compile_pays(plain, lambda: built.append(1), 3600)
+    assert abs(found.plain - 0.043) < 1e-9 and found.compiled is None and not built
+
+
+def test_a_cpu_is_not_hoped_to_gain_like_a_gpu(monkeypatch):
+    from nanochat import pretrain
+
+    asked = []
+    monkeypatch.setattr(pretrain, "compile_pays", lambda *args, **more: asked.append(more))
+    pretrain.probe_compile(small(), lambda: None, (), 10)
+    assert asked == [dict(best_gain=pretrain.CPU_GAIN)] and 1.19 < pretrain.CPU_GAIN < 1.5
+
+
 def test_kept_bytes_of_any_row_length_in_eight_bits():
     "One row of 40 tokens is no multiple of 16, and would be weighed in another format than two"
     config = GPTConfig(**dict(SHAPE, vocab_size=64))
