@@ -417,7 +417,8 @@ def report() -> dict:
     out = dict(
         what="bits per byte with a switch on less those with it off; negative: it helps",
         shape={**SHAPE, "vocab_size": VOCABULARY, "rows": ROWS, "steps": STEPS, **RATES, "decay": DECAY},
-        switches={name: dict(what=switch.what, today=switch.today) for name, switch in ALL.items()},
+        switches={name: dict(what=switch.what, today=switch.today) for name, switch in SWITCHES.items()},
+        asked_later={name: switch.what for name, switch in ALL.items() if name not in SWITCHES},
         speed=old.get("speed", {}),
         versions=provenance(),
     )
