@@ -1,6 +1,6 @@
 "Two processes, one batch: the same training as one process, and checkpoints that do not tell who wrote them"
 
-import json, shutil, socket, subprocess, sys
+import json, shutil, socket, subprocess, sys, time
 import pytest
 from conftest import ROOT, Run, environment, lines_of, run_module
 
@@ -124,3 +124,53 @@ def test_several_processes_that_do_not_divide_the_batch_are_told(tmp_path):
         timeout=120,
     )
     assert done.returncode != 0 and "error: " in done.stderr and "3" in done.stderr
+
+
+def gone(pid):
+    "Has a process ended? One that nobody has waited for yet has"
+    try:
+        return open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems can't tell a process of its parent's end")
+def test_workers_do_not_outlive_their_launcher(tmp_path):
+    "Killed so that it can tell nobody, it still takes them along"
+    work = f"import os, time; f = open({str(tmp_path)!r}+'/'+os.environ['RANK'], 'w', 1)"
+    work += "; print(os.getpid(), file=f); time.sleep(99)"
+    code = f"from nanochat.distributed import launch; launch(3, ['-c', {work!r}])"
+    launcher = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment())
+    until = time.time() + 60
+    while time.time() < until and sum(bool(f.read_text()) for f in tmp_path.iterdir()) < 3:
+        time.sleep(0.05)
+    workers = [int(f.read_text()) for f in tmp_path.iterdir()]
+    assert len(workers) == 3 and not any(map(gone, workers))
+    launcher.kill()
+    launcher.wait()
+    while time.time() < until and not all(map(gone, workers)):
+        time.sleep(0.05)
+    assert all(map(gone, workers))
+
+
+def test_which_steps_are_one_process_s_work(monkeypatch):
+    "By the stage, and not because a run is called so; and the rehearsal's hub is behind no proxy"
+    from nanochat import runs
+
+    asked = []
+    monkeypatch.setattr(runs, "become", lambda command, **more: asked.append(command[2:]) or sys.exit())
+    monkeypatch.setenv("GPUS", "8")
+    alone, shared = ["evaluate", "--stage", "tokenizer", "--run", "a"], ["pretrain", "--run", "tokenizer"]
+    for name, *given in (alone, shared):
+        with pytest.raises(SystemExit):
+            runs.launch(f"nanochat.{name}", given)
+    assert asked[0][0] == "nanochat.evaluate"
+    assert asked[1][:4] == ["nanochat.distributed", "--processes", "8", "pretrain"]
+    before = dict(NANOCHAT_BASE_DIR="/x", NANOCHAT_MIRROR="", NANOCHAT_DEVICE="cpu")
+    before |= dict(no_proxy="a.b", NO_PROXY="")
+    for name, value in before.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(runs, "start_hub", lambda: "http://127.0.0.1:9")
+    runs.rehearse()
+    assert (runs.os.environ["no_proxy"], runs.os.environ["NO_PROXY"]) == ("a.b,127.0.0.1", "127.0.0.1")
+    assert runs.os.environ["NANOCHAT_BASE_DIR"] == "/x/rehearsal"
