@@ -980,8 +980,8 @@ def check_gpus(
         return
     room, planned = torch.cuda.get_device_properties(0).total_memory, CARDS[plan.card].memory
     if room < 0.9*planned:
-        raise UserError(f"the plan is made for card {plan.card} with {planned/1e9:.0f} GB, and the GPU here has "
-                        f"{room/1e9:.0f} GB: give --card, one of {', '.join(CARDS)}")
+        raise UserError(f"the plan is made for card {plan.card} with {planned/1e9:.0f} GB, and the GPU here "
+                        f"has {room/1e9:.0f} GB: give --card, one of {', '.join(CARDS)}")
 
 def default_name(
     plan:Plan,     # of a new run
