@@ -5,9 +5,9 @@
 
 One model: 4 layers, 256 wide, vocabulary 4,096, 8 rows of 512 tokens, every switch of chapter 09 on. In
 turns, a lap of each after the other, so that a busy neighbour meets all of them: forward and backward pass;
-ours (Muon and AdamW by the course's table); ours with fewer products in the polar factors (`gram`); torch's
-Muon for the matrices with torch's AdamW for the rest; torch's AdamW for everything. Medians; the ratios are
-what counts.
+ours (Muon and AdamW by the course's table); ours with fewer products in the polar factors (`gram`), and with
+four and three polynomials in place of five; torch's Muon for the matrices with torch's AdamW for the rest;
+torch's AdamW for everything. Medians; the ratios are what counts. torch's Muon always computes in bfloat16.
 """
 
 import argparse, json, os, statistics, sys, time
@@ -15,8 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 
 here = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(here))
+sys.path[:0] = [str(here), str(here / "bench")]
 import torch
+from ablations import FOUR, THREE
 from nanochat.distributed import MuonAdamW, param_groups
 from nanochat.gpt import GPT, GPTConfig, MODERN, n_params
 from nanochat.optim import COURSE, polar
@@ -50,10 +51,20 @@ def polar_factors(model):
     return lambda: [polar(stack, dtype=model.dtype) for stack in stacks]
 
 
-def gram_table():
-    "The course's table, with fewer products for wide and tall matrices"
+def changed(**settings):
+    "The course's table, with other settings of Muon"
     first, *others = COURSE.kinds
-    return replace(COURSE, kinds=(replace(first, muon=replace(first.muon, gram=True)), *others))
+    return replace(COURSE, kinds=(replace(first, muon=replace(first.muon, **settings)), *others))
+
+
+# of the course's optimizer: fewer products for wide and tall matrices, and fewer polynomials
+VARIANTS = {
+    "ours": changed(),
+    "ours with gram": changed(gram=True),
+    "ours, four polynomials": changed(coefs=FOUR),
+    "ours, three polynomials": changed(coefs=THREE),
+    "ours, three, with gram": changed(coefs=THREE, gram=True),
+}
 
 
 def ways(dtype):
@@ -61,7 +72,7 @@ def ways(dtype):
     torch.manual_seed(0)
     trained = GPT(GPTConfig(**SHAPE), dtype)
     x = torch.randint(SHAPE["vocab_size"], (ROWS, SHAPE["seq_len"] + 1))
-    models = {name: GPT(GPTConfig(**SHAPE), dtype) for name in ("ours", "gram", "muon", "adamw", "polar")}
+    models = {name: GPT(GPTConfig(**SHAPE), dtype) for name in (*VARIANTS, "muon", "adamw", "polar")}
 
     def passes():
         trained.zero_grad()
@@ -71,10 +82,10 @@ def ways(dtype):
     for model in models.values():
         for p in model.parameters():
             p.grad = torch.randn_like(p) * 1e-3
+    ours = {name: param_groups(models[name], table=table) for name, table in VARIANTS.items()}
     return {
         "forward and backward": passes,
-        "ours": MuonAdamW(param_groups(models["ours"])).step,
-        "ours with gram": MuonAdamW(param_groups(models["gram"], table=gram_table())).step,
+        **{name: MuonAdamW(groups).step for name, groups in ours.items()},
         "torch Muon + AdamW": torchs_muon(models["muon"]),
         "torch AdamW": torch.optim.AdamW(models["adamw"].parameters(), lr=1e-3).step,
         "polar factors of ours": polar_factors(models["polar"]),
@@ -96,7 +107,7 @@ def measure(dtype, laps):
     share = {name: s / (s + passes) for name, s in seconds.items() if name not in ("forward and backward",)}
     for name, s in seconds.items():
         print(
-            f"  {str(dtype)[6:]:8} {name:22} {1000 * s:7.1f} ms"
+            f"  {str(dtype)[6:]:8} {name:24} {1000 * s:7.1f} ms"
             + (f"  {share[name]:6.1%} of a step" if name in share else "")
         )
     tokens = ROWS * SHAPE["seq_len"]
