@@ -807,6 +807,9 @@ class ClippedAdamW:
     def state_tensors(self)->dict[str, Tensor]:
         return optimizer_tensors(self.model, self.adamw)
 
+    def state_items(self):
+        return self.state_tensors().items()
+
     def load_state_tensors(self, tensors:dict[str, Tensor], step:int):
         load_optimizer(self.model, self.adamw, tensors, step)
         self.steps_taken = step

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['PATIENCE', 'is_dist', 'param_groups', 'start_mean', 'start_gather', 'owned', 'is_sharded', 'state_bytes',
-           'AdamWState', 'MuonAdamW', 'torchrun', 'launch', 'main']
+           'AdamWState', 'MuonAdamW', 'torchrun', 'step_messages', 'launch', 'main']
 
 # %% ../nbs/11_distributed.ipynb #b767e13b
 import ctypes, math, os, signal, socket, subprocess, sys, tempfile, time
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import NamedTuple
@@ -215,13 +216,12 @@ class _MuonGroup:
         endings = {ending: own.shape[1:] for ending, own in self.stacks().items()}
         return [(name, ending, shape) for name in self.group["names"] for ending, shape in endings.items()]
 
-    def state_tensors(self):
-        "All of the group's state by name, whole: every process must call it"
-        names, out = self.group["names"], {}
+    def state_items(self):
+        "All of the group's state, whole, name by name: every process must ask for all of it"
         for ending, own in self.stacks().items():
-            whole = _collect(own, self.per_process, len(names), self.world)
-            out |= {f"{name}.{ending}": t.contiguous() for name, t in zip(names, whole.unbind(0))}
-        return out
+            whole = _collect(own, self.per_process, len(self.group["names"]), self.world)
+            for name, t in zip(self.group["names"], whole.unbind(0)):
+                yield f"{name}.{ending}", t.contiguous()
 
     def load_state_tensors(self, tensors):
         "Take this process's share"
@@ -304,14 +304,12 @@ class _AdamWGroup:
         "Name, ending and shape of all that belongs in a checkpoint"
         return [(name, ending, p.shape) for name, p in self.params.items() for ending in AdamWState._fields]
 
-    def state_tensors(self):
-        "All of the group's state by name, whole: every process must call it"
-        out = {}
+    def state_items(self):
+        "All of the group's state, whole, name by name: every process must ask for all of it"
         for name, p in self.params.items():
             for ending, own in self.state[name]._asdict().items():
                 sharded = is_sharded(p, self.world)
-                out[f"{name}.{ending}"] = _collect(own, len(own), len(p), self.world) if sharded else own
-        return out
+                yield f"{name}.{ending}", _collect(own, len(own), len(p), self.world) if sharded else own
 
     def load_state_tensors(self, tensors):
         "Take this process's share"
@@ -365,9 +363,14 @@ class MuonAdamW:
         for part in self.parts:
             part.finish()                    # all new weights are here
 
+    def state_items(self)->Iterator:    # of (name, tensor)
+        "All state, whole, one tensor after the other (every process must ask for all; the same on each)"
+        for part in self.parts:
+            yield from part.state_items()
+
     def state_tensors(self)->dict[str,Tensor]:
         "All state as named whole tensors (every process must call it; the same on each)"
-        return {name: t for part in self.parts for name, t in part.state_tensors().items()}
+        return dict(self.state_items())
 
     def load_state_tensors(self,
         tensors:dict[str,Tensor],  # of `state_tensors`
@@ -398,6 +401,32 @@ def torchrun(
     if done.returncode:
         raise RuntimeError(f"torchrun ended with status {done.returncode}: {done.stderr[-2000:]}")
     return done.stdout
+
+# %% ../nbs/11_distributed.ipynb #f9915b31
+def _padded_bytes(group, world):
+    "Bytes of a Muon group's stack, with the padding that makes it divide by the number of processes"
+    params = group["params"]
+    return 4*params[0].numel()*world*-(-len(params)//world)
+
+def step_messages(
+    groups:list[dict],        # of `param_groups`
+    world:int,                # processes
+)->list[tuple[str, int]]:     # (mean or gather, bytes of the whole tensor), in the order of sending
+    "What the optimizer sends in a step in which every parameter has a gradient"
+    if world == 1:
+        return []
+    means, gathers = [], []
+    for group in groups:
+        if group["kind"] == "muon":
+            means.append(_padded_bytes(group, world))
+            gathers.append(means[-1])
+            continue
+        tables = [p for p in group["params"] if is_sharded(p, world)]
+        means += [4*p.numel() for p in tables]
+        gathers += [p.element_size()*p.numel() for p in tables]
+        if small := [p for p in group["params"] if not is_sharded(p, world)]:
+            means.append(4*sum(p.numel() for p in small))
+    return [("mean", size) for size in means] + [("gather", size) for size in gathers]
 
 # %% ../nbs/11_distributed.ipynb #6519a72e
 PATIENCE = 5.     # seconds that the others get to report the same error themselves

@@ -31,7 +31,7 @@ from .loss import NGram, bits_per_byte
 from .runs import (STAGES, Damaged, Plan, UserError, checkpoint_mark, is_scored, newest_run, print0,
                            rank, read_result, refuse_stage, save_result, update_summary, world_size)
 from .pretrain import same_text
-from .runtime import Run, find_run, friendly, peak_rss_mb, progress
+from .runtime import Run, agreed, find_run, friendly, peak_rss_mb, progress
 from .tokenizer import Tokenizer
 
 # %% ../nbs/16_evaluate.ipynb #e471e670
@@ -414,17 +414,17 @@ def load_stage(
     refuse_stage(run.folder, run.plan, stage)
     name, again = run.folder.name, f"run `bash speedrun.sh --run {run.folder.name}`"
     found, want = run.checkpoints(stage), run.plan.stage(stage).steps
-    done = found[-1][0] if found else 0
+    done = agreed(found[-1][0] if found else 0)
     if done != want:
         raise UserError(f"run {name!r} has done {done} of {want} steps of stage {stage!r}, "
                         f"which must be finished first: {again}")
     try:
         load = read_model if run.plan.model == "baseline" else load_model
-        model, _ = load(found[-1][1], run.device)
+        model, _ = load(run.bring(f"{stage}/step_{done}"), run.device)
     except Damaged as e:
         raise UserError(f"stage {stage!r} of run {name!r} must be made again from where it was whole, "
                         f"{again} ({e})") from None
-    tok = Tokenizer.load(run.folder/"tokenizer")
+    tok = Tokenizer.load(run.bring("tokenizer"))
     # what was made, not what was asked for: a text with few pairs gives fewer ids
     return model, tok, replace(run.plan, vocab_size=tok.vocab_size)
 

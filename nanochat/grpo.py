@@ -23,10 +23,10 @@ from .engine import Engine, hash_seed
 from .gpt import GPT
 from .loader import to_batch
 from .precision import LossScale
-from .pretrain import Training, close_stage, end_early, lr_at, noting_sigterm, save_checkpoint
-from .pretrain import somewhere, take_step
+from .pretrain import Background, Training, close_stage, end_early, lr_at, noting_sigterm, save_stage
+from .pretrain import take_step
 from .runs import RLStage, UserError, last_checkpoint, newest_run, print0, rank, world_size
-from .runtime import Run, find_run, friendly, keep_memory, progress
+from .runtime import Run, find_run, friendly, keep_memory, meet, progress, somewhere
 from .scaling import micro_batches
 from .sft import begin_after
 from .tasks import world_tasks
@@ -289,7 +289,7 @@ def train_rl(
     tokens = last_checkpoint(run.folder, "rl")[2]["tokens"] if training.step else 0
     bar = progress(stage.steps, "rl", "answers", training.step, stage.prompts*stage.samples)
     began = time.perf_counter()-training.seconds
-    with noting_sigterm() as stop_came:
+    with noting_sigterm() as stop_came, Background() as background:
         for step in range(training.step, stage.steps):
             factor = lr_at(step, stage.steps, stage.warmup, stage.warmdown, stage.final)
             for group in opt.groups:
@@ -305,13 +305,15 @@ def train_rl(
             if log:
                 log.add(step=step+1, **out, seconds=round(training.seconds, 3))
             bar.update(1, f"reward {out['reward']:.2f}")
-            last, stop = training.step == stage.steps, somewhere(stop_came(), model.device)
+            last, (stop,) = training.step == stage.steps, somewhere(stop_came())
             if training.step % stage.save_every == 0 or last or stop:
-                save_checkpoint(run.folder, "rl", training, loss=out["loss"], tokens=tokens,
-                                dtype=str(run.dtype)[6:], seed=plan.seed)
+                save_stage(run, "rl", training, None, background.start, loss=out["loss"], tokens=tokens)
             if stop:
+                background.finish()
+                meet()
                 end_early("rl", training.step)
     bar.close()
+    meet()            # the last checkpoint is written: what comes next may read it
 
 # %% ../nbs/21_grpo.ipynb #04971658
 @call_parse

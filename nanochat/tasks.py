@@ -27,7 +27,6 @@ from itertools import accumulate, product
 from math import prod
 from random import Random
 from types import SimpleNamespace
-import torch.distributed as dist
 from fastcore.script import call_parse
 from .chat import ToolUse, parts_text, render_prompt, signed, stop_ids
 from .corpus import HUB, Corpus
@@ -37,7 +36,7 @@ from .evaluate import load_stage, mean_interval, n_positions, pick_choices, scor
 from .gpt import GPT
 from .runs import (Plan, UserError, checkpoint_mark, is_scored, newest_run, print0, rank, read_result,
                            save_result, update_summary, world_size)
-from .runtime import find_run, friendly, peak_rss_mb
+from .runtime import everybody, find_run, friendly, peak_rss_mb
 from .scaling import all_params, model_config
 from .tokenizer import Tokenizer
 from .tools import calculate, isolation, judge_check, judge_code, read_tests
@@ -918,10 +917,8 @@ def dealt(
     "Examine items, dealt out to the processes like cards"
     if not is_dist():
         return examine(items)
-    mine = examine(items[rank()::world_size()])
-    everybody = [None]*world_size()
-    dist.all_gather_object(everybody, mine)
-    return [everybody[i % world_size()][i//world_size()] for i in range(len(items))]
+    results = everybody(examine(items[rank()::world_size()]))
+    return [results[i % world_size()][i//world_size()] for i in range(len(items))]
 
 def core_exam(
     model:GPT,

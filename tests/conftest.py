@@ -14,6 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 REQUIRED = {name for name in os.environ.get("NANOCHAT_REQUIRE", "").split(",") if name}
 # stage: its command
 TRAIN = dict(base=("pretrain",), mid=("sft", "--stage", "mid"), sft=("sft", "--stage", "sft"), rl=("grpo",))
+# a run of some seconds, the same on every machine
+TINY = ("--tier", "smoke", "--dtype", "float32", "--compile", "off")
 
 
 def pytest_configure(config):
@@ -111,6 +113,19 @@ def torchrun(processes, *args, base=None, timeout=300, **env):
     ]
     return subprocess.run(
         command,
+        cwd=ROOT,
+        env=environment(base, OMP_NUM_THREADS=1, NANOCHAT_DEVICE="cpu", **env),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def launched(processes, *args, base=None, timeout=300, **env):
+    "The same by chapter 11's `launch`, which starts sooner"
+    call = f"from nanochat.distributed import launch; exit(launch({processes}, {[str(arg) for arg in args]}))"
+    return subprocess.run(
+        [sys.executable, "-c", call],
         cwd=ROOT,
         env=environment(base, OMP_NUM_THREADS=1, NANOCHAT_DEVICE="cpu", **env),
         capture_output=True,

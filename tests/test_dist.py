@@ -2,7 +2,12 @@
 
 import json, shutil, socket, subprocess, sys, time
 import pytest
-from conftest import ROOT, Run, environment, lines_of, run_module
+from conftest import ROOT, Run, environment, lines_of, run_module, torchrun
+from nanochat.distributed import param_groups, step_messages
+from nanochat.gpt import GPT
+from nanochat.pretrain import STOPPED
+from nanochat.runs import read_plan
+from nanochat.scaling import model_config
 
 STEPS = 12
 ARGS = [
@@ -100,6 +105,26 @@ def test_each_resumes_the_other(one_and_two):
     for run in (a, b):
         close(losses(run), losses(one))
         assert [l["step"] for l in lines_of(run.dir, "base")] == list(range(1, STEPS + 1))
+
+
+def test_all_processes_ask_the_same_of_each_other(tmp_path):
+    "Through steps, saving, a stop in one of them, a resumed start and evaluation; and bytes as foretold"
+    done = torchrun(2, ROOT / "tests" / "recorded.py", base=tmp_path, RECORD=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert first == second
+    names = [name for name, *_ in first]
+    assert f"stopped with {STOPPED}" in names and names.count("step ends") == 18
+    # what the optimizer sends, against the closed form; over gloo a mean is a sum of all, then divided
+    begin, end = names.index("step begins"), names.index("step ends")
+    kinds = dict(all_reduce="mean", all_gather_into_tensor="gather")
+    sent = [(kinds[name], size) for name, size, _, group in first[begin + 1 : end]]
+    plan = read_plan(tmp_path / "runs" / "recorded")
+    groups = param_groups(GPT(model_config(plan)))
+    assert sent == step_messages(groups, 2)
+    # and what is said besides is small: the number of targets, two answers, the loss
+    between = first[names.index("step ends") + 1 : names.index("step begins", end)]
+    assert between and all(size <= 8 for _, size, *_ in between), between
 
 
 @pytest.mark.slow
