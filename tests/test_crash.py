@@ -21,8 +21,9 @@ def command(stage, run):
     ) + ["--run", run.name]
 
 
-def kill_at(run, stage, step):
-    "Kill -9 a stage and its whole process group once its log holds `step` steps; how many does it then hold?"
+def kill_at(run, stage, step, saved=False):
+    """Kill -9 a stage and its whole process group once its log holds `step` steps and, where asked, a checkpoint
+    is there, which is written while training goes on; how many steps does the log then hold?"""
     p = subprocess.Popen(
         command(stage, run),
         cwd=ROOT,
@@ -32,7 +33,12 @@ def kill_at(run, stage, step):
         stderr=subprocess.PIPE,
     )
     t0 = time.time()
-    while p.poll() is None and len(lines_of(run.dir, stage)) < step and time.time() - t0 < 180:
+
+    def reached():
+        there = not saved or list((run.dir / stage).glob("step_*"))
+        return there and len(lines_of(run.dir, stage)) >= step
+
+    while p.poll() is None and not reached() and time.time() - t0 < 180:
         time.sleep(0.005)
     if p.poll() is None:
         os.killpg(p.pid, signal.SIGKILL)
@@ -80,7 +86,7 @@ def test_killed_before_and_after_the_first_checkpoint(smoke, stage, tmp_path):
     print(f"seed of the moments: {seed}")
     early, late = rng.randrange(1, cfg["save_every"]), rng.randrange(cfg["save_every"] + 1, cfg["steps"])
     kill_at(run, stage, early)
-    at = kill_at(run, stage, late)
+    at = kill_at(run, stage, late, saved=True)
     assert at >= late and list((run.dir / stage).glob("step_*")), "killed after a checkpoint"
     with open(run.dir / "log.jsonl", "a") as f:
         f.write('{"stage": "%s", "st' % stage)  # as a kill in the middle of a write leaves it
