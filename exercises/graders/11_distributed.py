@@ -79,7 +79,7 @@ def in_turns(processes):
             return dict(returned=list(ended.values()), log=log)
         wrong = complaint(asked, ended)
         if wrong:
-            return dict(wrong=wrong, log=log)
+            return dict(wrong=f"at message {len(log)+1} {wrong}", log=log)
         name = asked[0][0]
         sent = [t.detach().clone() for _, t in asked.values()]
         log.append((name, sent))
@@ -309,7 +309,7 @@ def train_check(answer):
             say += f"first {many(before, 'step')} on {processes(world_before)}, then {steps} "
         say += f"on {processes(world)}"
         got = trained(answer, *arguments)
-        assert "wrong" not in got, f"{say}: at message {len(got['log'])+1} {got['wrong']}"
+        assert "wrong" not in got, f"{say}: {got['wrong']}"
         if world > 1 or got["log"]:
             check_messages(say, got["log"], world, n, states)
         check_returned(say, got["returned"], world, n, states, before+steps)
@@ -459,7 +459,7 @@ def gather_check(answer):
         shown = [[(rounded(grad, 3), n) for grad, n in micro] for micro in micros]
         say = f"processes with (gradient, targets) {shown}"
         got, wanted = accumulated(answer, micros, like), of_all(micros, like)
-        assert "wrong" not in got, f"{say}: at message {len(got['log'])+1} {got['wrong']}"
+        assert "wrong" not in got, f"{say}: {got['wrong']}"
         same = all(torch.equal(a.nan_to_num(), b.nan_to_num())
                    for after, micro in zip(got["after"], micros) for a, (b, _) in zip(after, micro))
         assert same, f"{say}: your code changes the gradients in place; make new tensors"
