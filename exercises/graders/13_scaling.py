@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from grade import Exercise, Wrong, in_child
-from graders.common import number, something
+from graders.common import many, number, something
 
 def shown(value):
     "A value as text that can be copied into a cell, with numbers as people write them"
@@ -31,6 +31,10 @@ def asked(say, answer, args):
 def plain(x):
     "A number, also where it comes in a tensor"
     return x.item() if torch.is_tensor(x) and x.numel() == 1 else x
+
+def answered_first(right, cases):
+    "Cases in their order, but those with an answer before those where the answer is None"
+    return sorted(cases, key=lambda args: right(*args) is None)
 
 def is_number(x):
     "Something finite to calculate with"
@@ -304,8 +308,7 @@ def some_card(seed):
         return shape, size, round(between/0.9, -3), step_rows, gpus
 
 def fill_check(answer):
-    for seed in range(100):
-        args = some_card(seed)
+    for args in answered_first(right_fill, map(some_card, range(100))):
         say = call_text("fill", args)
         got, wanted = asked(say, answer, args), right_fill(*args)
         shape, size, memory, step_rows, gpus = args
@@ -315,14 +318,15 @@ def fill_check(answer):
             assert got is None, f"{say}: {why}, so None; you say {got!r}"
             continue
         assert got is not None, (
-            f"{say}: {wanted[0]} rows at once fit, and None came back: is there a `return`?")
+            f"{say}: {many(wanted[0], 'row')} at once can be held, and None came back: is there a `return`?")
         rows, count = numbers_of(say, got, ("the rows at once", "how many times"))
         assert rows*count*gpus == step_rows, (
-            f"{say}: {rows} rows, {count} times, on {gpus} GPUs are {rows*count*gpus} rows, not {step_rows}")
+            f"{say}: {many(rows, 'row')}, {many(count, 'time')}, on {many(gpus, 'GPU')} make "
+            f"{rows*count*gpus} and not {step_rows}")
         taken, limit = need(shape, size, int(rows), gpus), 0.9*memory
         assert rows == int(rows) and (int(rows), count) == wanted, (
-            f"{say}: {rows} rows at once take {taken:,.0f} bytes, where {limit:,.0f} may be taken; "
-            f"{wanted[0]} rows take {need(shape, size, wanted[0], gpus):,.0f}")
+            f"{say}: with {many(rows, 'row')} at once a GPU holds {taken:,.0f} bytes, of {limit:,.0f} that "
+            f"may be taken; with {many(wanted[0], 'row')} it holds {need(shape, size, wanted[0], gpus):,.0f}")
 
 fill_lab = Exercise("2. Lab: fill the card", 3, fill_check, right_fill,
     probes=[some_card(seed) for seed in range(40)], behave=lambda f, *args: rounded(f(*args), 6),
@@ -417,11 +421,9 @@ def some_valley(seed):
             return points, budget
 
 def valley_check(answer):
-    right = right_valley
-    for seed in range(72):
-        args = some_valley(seed)
+    for args in answered_first(right_valley, map(some_valley, range(72))):
         say = call_text("valley", args)
-        got, wanted = asked(say, answer, args), right(*args)
+        got, wanted = asked(say, answer, args), right_valley(*args)
         if wanted is None:
             xs, ys = [math.log(n) for n, _ in args[0]], [y for _, y in args[0]]
             why = ("the parabola has no bottom" if parabola(xs, ys)[0] < 0
@@ -538,7 +540,7 @@ def some_change(seed):
 
 def worth_check(answer):
     simple = ([(1e18, 1.0), (1e20, 0.8)], 5e18, 0.9)
-    for args in (simple, *map(some_change, range(96))):
+    for args in (simple, *answered_first(right_worth, map(some_change, range(96)))):
         say = call_text("worth", args)
         got, wanted = asked(say, answer, args), right_worth(*args)
         if wanted is None:
@@ -636,12 +638,11 @@ def some_run(seed):
         borders = [abs(math.log(a/n/deadline)) for a in alone for n in range(1, 101)]
         bills = sorted(a*card["dollars"] for a, card in zip(alone, cards.values()))
         apart = all(b/a > 1.01 for a, b in zip(bills, bills[1:]))
-        if min(borders) > 0.001 and apart and deadline > 0.01:
+        if min(borders) > 0.001 and apart and 0.1 < deadline < 3000:
             return params, tokens, cards, deadline
 
 def bill_check(answer):
-    for seed in range(80):
-        args = some_run(seed)
+    for args in answered_first(right_bill, map(some_run, range(80))):
         say = call_text("bill", args)
         got, wanted = asked(say, answer, args), right_bill(*args)
         if wanted is None:

@@ -400,7 +400,7 @@ def from_the_other_end(baseline, flops, bpb):
     curve = sorted((b, c) for c, b in baseline)
     if not curve[0][0] <= bpb <= curve[-1][0]:
         return None
-    b, c = torch.tensor(curve, dtype=torch.float64).log().T
+    b, c = torch.tensor(curve, dtype=torch.float64).log().T.contiguous()
     target = torch.tensor(bpb, dtype=torch.float64).log()
     i = int(torch.searchsorted(b, target).clamp(1, len(b)-1))
     at = c[i-1] + (c[i]-c[i-1])*(target-b[i-1])/(b[i]-b[i-1])
