@@ -38,7 +38,7 @@ def answered_first(right, cases):
 
 def is_number(x):
     "Something finite to calculate with"
-    return type(x) in (int, float) and math.isfinite(x)
+    return type(x) in (int, float) and -1e300 < x < 1e300
 
 def numbers_of(say, got, names):
     "As many plain numbers as there are names"
