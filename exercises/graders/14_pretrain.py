@@ -277,6 +277,9 @@ def resume_check(answer):
         for kill in kills if optimizer == "adamw" else kills[2::5]:
             say = f"{optimizer}: the process was killed {place_of_kill(kill)}"
             first, last = of_lives(say, answer, seed, [kill], optimizer)
+            assert first["killed"] is True, (
+                f"{optimizer}: a process was to be killed {place_of_kill(kill)}, and it lived. The job stays as "
+                "it is, and the same job is always done in the same way")
             must_go_on(say, straight, last)
             must_not_repeat(say, dict(first, killed=kill[0]), last)
     for kills in ([("model", 5), ("write", 1), ("batch", 4)], [("write", 1)]*3+[("model", 11)],

@@ -256,6 +256,11 @@ def never_saves(job):
     return [one_step(job, step, next(stream)) for step in range(job.steps)]
 
 @answers.wrong("resume")
+def disarms_the_kill(job):
+    job.kill = None
+    return never_saves(job)
+
+@answers.wrong("resume")
 def stops_at_the_last_checkpoint(job):
     losses, place = load(job)
     stream = job.batches(place)
@@ -589,7 +594,7 @@ def by_bits(old, new):
 def by_torch(old, new):
     gains = torch.tensor(old)-torch.tensor(new)
     signs = 1-2*(torch.arange(2**len(gains))[:, None] >> torch.arange(len(gains)) & 1)
-    return ((signs*gains).sum(1) >= gains.sum()).double().mean()
+    return ((signs*gains).sum(1) >= gains.sum()).double().mean().item()
 
 @answers.wrong("luck")
 def by_dice(old, new):
