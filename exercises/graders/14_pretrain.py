@@ -278,8 +278,8 @@ def resume_check(answer):
             say = f"{optimizer}: the process was killed {place_of_kill(kill)}"
             first, last = of_lives(say, answer, seed, [kill], optimizer)
             assert first["killed"] is True, (
-                f"{optimizer}: a process was to be killed {place_of_kill(kill)}, and it lived. The job stays as "
-                "it is, and the same job is always done in the same way")
+                f"{optimizer}: a process was to be killed {place_of_kill(kill)}, and it lived. The job stays "
+                "as it is, and the same job is always done in the same way")
             must_go_on(say, straight, last)
             must_not_repeat(say, dict(first, killed=kill[0]), last)
     for kills in ([("model", 5), ("write", 1), ("batch", 4)], [("write", 1)]*3+[("model", 11)],
@@ -695,8 +695,8 @@ def luck_check(answer):
         assert type(got) in (int, float) and math.isfinite(got), f"{say}: a number is asked for, not {got!r}"
         n, gain = len(old), sum(old)-sum(new)
         assert abs(got-want) < 1e-9, (
-            f"{say}: the gains add up to {gain}. Of the {2**n} ways to swap the names within pairs, "
-            f"{round(want*2**n)} add up to at least that, so p is {want:g}, and you say {got:g}")
+            f"{say}: the gains add up to {gain}. There are {2**n} ways to swap the names within pairs, and "
+            f"the gains are at least as large in {round(want*2**n)}: so p is {want:g}, and you say {got:g}")
 
 luck = Exercise("4. Better, or lucky?", 3, luck_check, judge_of(),
     probes=[some_pairs(seed, 2+seed % 5) for seed in range(10)] +

@@ -114,9 +114,10 @@ def saves_before_the_next_step(job):
     stream, saved = job.batches(place), len(losses)
     for step in range(len(losses), job.steps):
         if step and step % job.every == 0 and step > saved:
-            save(job, losses, batch[2])
+            save(job, losses, place)
         batch = next(stream)
         losses.append(one_step(job, step, batch))
+        place = batch[2]
     return losses
 
 MEMORY = {}
