@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LARGEST', 'DRAWS', 'mixed_groups', 'advantages', 'policy_loss', 'reward_of', 'score', 'rollout', 'signed_row',
-           'grpo_step', 'drawn', 'questions', 'fitting_questions', 'over_all', 'learn', 'count_answers', 'rl_step',
-           'train_rl', 'main']
+           'noted_logp', 'capped_ratio', 'grpo_step', 'drawn', 'questions', 'fitting_questions', 'over_all', 'learn',
+           'count_answers', 'rl_step', 'train_rl', 'main']
 
 # %% ../nbs/21_grpo.ipynb #0d981442
 import math
@@ -60,7 +60,7 @@ def advantages(
 # %% ../nbs/21_grpo.ipynb #8071d494
 def policy_loss(
     logp_BT:Tensor,               # log-probability of each token
-    mask_BT:Tensor,               # 1 where the model chose the token itself
+    mask_BT:Tensor,               # 1 where the model chose the token itself, or the weight it has there
     adv_B:Tensor,                 # advantage of each answer
     n_tokens:float|Tensor=None,   # count to divide by, where it spans more than this batch; default: its own
 )->Tensor:                        # one number
@@ -118,16 +118,31 @@ def rollout(
     "`samples` answers to each item, and what they earn"
     prompts = [render_prompt(tok, task.prompt(item)) for item in items]
     rows = engine.generate(prompts, samples, max_tokens, temperature, seed, stop_ids(tok),
-                           hook=lambda: ToolUse(tok), first=first)
+                           hook=lambda: ToolUse(tok), first=first, note_logp=True)
     return rows, score(tok, task, items, rows)
 
-# %% ../nbs/21_grpo.ipynb #5c85f3de
+# %% ../nbs/21_grpo.ipynb #b94d7e13
 def signed_row(
     row,          # a finished answer of the engine
 )->list[int]:     # ids; ~id: read, but not a target
     "Question and answer as the loader packs them: only what the model chose itself is a target"
     return [~t for t in row.prompt] + [t if own else ~t for t, own in zip(row.ids, row.sampled)]
 
+def noted_logp(
+    rows:list,    # finished answers of the engine
+)->Tensor:        # (N,): of the tokens that the model chose itself, row after row
+    "How likely each token was when the engine drew it"
+    return torch.tensor([logp for row in rows for logp, own in zip(row.logp, row.sampled) if own])
+
+# %% ../nbs/21_grpo.ipynb #e83a5c02
+def capped_ratio(
+    apart_N:Tensor,    # log-probability of each token: the trainer's less the engine's
+    cap:float,         # the most that a token may weigh
+)->Tensor:             # (N,)
+    "Truncated importance sampling: how much likelier a token is to the trainer than it was to the engine"
+    return apart_N.exp().clamp(max=cap)
+
+# %% ../nbs/21_grpo.ipynb #5c85f3de
 def grpo_step(
     model:GPT,                # gets the gradient
     rows:list,                # finished answers of the engine
@@ -135,21 +150,28 @@ def grpo_step(
     device_rows:int=32,       # answers computed at once
     n_tokens:float=None,      # tokens to divide by; default: all that the model chose in these rows
     loss_scale:LossScale|None=None,  # in float16 (chapter 12)
-)->float:                     # the loss
+    ratio_cap:float=0.,       # the most that `capped_ratio` lets a token weigh; 0: all weigh 1
+)->tuple[float,Tensor]:       # the loss; the gap between trainer and engine at each token that was read
     "Accumulate the gradient of one batch of rollouts; answers with advantage 0 teach nothing and are skipped"
     keep = [i for i, advantage in enumerate(adv_B.tolist()) if advantage != 0]
     keep.sort(key=lambda i: len(rows[i].prompt)+len(rows[i].ids))
     n_tokens = n_tokens or max(1, sum(sum(row.sampled) for row in rows))
-    total = 0.
+    total, gaps = 0., [torch.zeros(0, device=model.device)]
     for at in range(0, len(keep), device_rows):
         part = keep[at:at+device_rows]
         signed = [signed_row(rows[i]) for i in part]
         ids_BT, targets_BT = (t.to(model.device) for t in to_batch(signed, max(map(len, signed))))
+        own_BT = targets_BT >= 0
         logp_BT = -model(ids_BT, targets_BT, reduction="none")
-        loss = policy_loss(logp_BT, (targets_BT >= 0).float(), adv_B[part].to(model.device), n_tokens)
+        apart_N = logp_BT.detach()[own_BT]-noted_logp([rows[i] for i in part]).to(model.device)
+        weight_BT = own_BT.float()
+        if ratio_cap:
+            weight_BT[own_BT] = capped_ratio(apart_N, ratio_cap)
+        loss = policy_loss(logp_BT, weight_BT, adv_B[part].to(model.device), n_tokens)
         (loss_scale(loss) if loss_scale else loss).backward()
         total += loss.item()
-    return total
+        gaps.append(apart_N.abs())
+    return total, torch.cat(gaps)
 
 # %% ../nbs/21_grpo.ipynb #e7f5fa67
 DRAWS = 100     # for each question of a step: so many are drawn at most in search of one that fits
@@ -198,12 +220,13 @@ def fitting_questions(
 def over_all(
     counts:dict,      # of this process
     device="cpu",     # where processes talk
+    largest=False,    # the largest of each count, in place of the sum
 )->dict:
     "Each count summed over all processes"
     if not is_dist():
         return dict(counts)
     total = torch.tensor(list(counts.values()), dtype=torch.float64, device=device)
-    dist.all_reduce(total)
+    dist.all_reduce(total, dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM)
     return dict(zip(counts, total.tolist()))
 
 # %% ../nbs/21_grpo.ipynb #b228efca
@@ -238,11 +261,11 @@ def rl_step(
     opt:MuonAdamW,    # steps once, unless no group taught anything
     tok:Tokenizer,
     task,             # questions, rewards, and the length of an answer
-    stage:RLStage,    # prompts, samples, device_rows, mask_cut
+    stage:RLStage,    # prompts, samples, device_rows, mask_cut, ratio_cap
     seed:int,         # of the run
     step:int,         # from 0
     loss_scale:LossScale|None=None,   # in float16
-)->dict:              # loss, tokens, reward, length, mixed, cut, too_long: over all processes
+)->dict:              # loss, tokens, reward, length, mixed, cut, too_long, gap, gap_max: over all processes
     "Ask, answer, compare, push"
     # ask: all processes draw the same questions, and each takes its share
     asked, too_long = fitting_questions(task, tok, stage.prompts, seed, step, engine.max_len)
@@ -260,8 +283,11 @@ def rl_step(
     totals = over_all(count_answers(rows, rewards_PS, counted_PS), model.device)
     # push
     n_tokens = max(1, totals["chosen"])/world_size()             # the optimizer averages over the processes
-    loss = grpo_step(model, rows, adv_B, stage.device_rows, n_tokens, loss_scale)
-    loss = over_all(dict(loss=loss), model.device)["loss"]/world_size()
+    loss, gaps_N = grpo_step(model, rows, adv_B, stage.device_rows, n_tokens, loss_scale, stage.ratio_cap)
+    gaps = gaps_N.tolist()
+    sums = over_all(dict(loss=loss, gap=sum(gaps), read=len(gaps)), model.device)
+    most = over_all(dict(gap=max(gaps, default=0.)), model.device, largest=True)
+    loss = sums["loss"]/world_size()
     if not math.isfinite(loss):                                  # before anything has moved
         raise UserError(f"rl: the loss of step {step+1} is {loss}: lower the learning rate, "
                         "or compute with --dtype float32")
@@ -269,7 +295,8 @@ def rl_step(
     answers = totals["answers"]
     return dict(loss=loss, tokens=int(totals["tokens"]), reward=totals["reward"]/answers,
                 length=totals["tokens"]/answers, mixed=totals["mixed"]/stage.prompts,
-                cut=totals["cut"]/answers, too_long=too_long)
+                cut=totals["cut"]/answers, too_long=too_long,
+                gap=sums["gap"]/max(1, sums["read"]), gap_max=most["gap"])
 
 # %% ../nbs/21_grpo.ipynb #d70ab025
 def train_rl(

@@ -522,6 +522,7 @@ class RLStage(Stage):
     lr_scale:float          # on the learning rates of pretraining
     device_rows:int = 32    # answers that a process learns from at once, at most
     mask_cut:bool = False   # do answers that were cut off teach nothing?
+    ratio_cap:float = 0.0   # the most a token may weigh, trainer's probability over engine's; 0: all weigh 1
     warmdown:float = 1.0
     final:float = 0.1
 

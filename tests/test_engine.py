@@ -2,8 +2,9 @@
 
 import random
 import pytest, torch
+from nanochat import engine
 from nanochat.engine import Engine, Row, RowCache, by_length
-from nanochat.gpt import GPT, GPTConfig
+from nanochat.gpt import GPT, GPTConfig, MODERN
 from nanochat.runs import UserError
 
 
@@ -49,6 +50,70 @@ def test_other_seeds_other_answers_whatever_their_sign():
         said = {seed: tuple(draw(seed)) for seed in (-2, -1, 0, 1, 2, 2**63, 2**63 - 1, -(2**31))}
         assert len(set(said.values())) == len(said), said
         assert tuple(draw(-1)) == said[-1]
+
+
+# --- how likely each token was ---
+def interrupter():
+    "A tool that speaks two ids after every third of the model's own"
+    seen = []
+
+    def hook(i):
+        seen.append(i)
+        return [90, 91] if len(seen) % 3 == 0 else None
+
+    return hook
+
+
+def in_one_pass(model, row):
+    "Log-probabilities of an answer's ids, read with their prompt in one go"
+    with torch.inference_mode():
+        logp_TV = model(torch.tensor([row.prompt + row.ids]))[0].log_softmax(-1)
+    return [logp_TV[len(row.prompt) - 1 + k, i].item() for k, i in enumerate(row.ids)]
+
+
+HEATS = [
+    dict(),
+    dict(temperature=1.0),
+    dict(temperature=0.5, top_k=20),
+    dict(temperature=1.5, top_p=0.8),
+]
+
+
+@pytest.mark.parametrize("hook", [None, interrupter])
+@pytest.mark.parametrize("heat", HEATS, ids=str)
+@pytest.mark.parametrize("switches", [{}, MODERN], ids=["classic", "modern"])
+def test_noted_log_probabilities_are_those_of_one_pass(switches, heat, hook):
+    "Equal prompts read once, rows that end early and make room for others, ids that a tool forces in"
+    m = lively(**switches)
+    e = Engine(m, max_rows=5, prefill_tokens=8)
+    rows = e.generate(
+        PROMPTS, 3, 14, seed=4, stop_ids=range(0, 97, 9), hook=hook, note_logp=True, **heat
+    )
+    assert {row.reason for row in rows} == {"stop", "length"} or not heat
+    assert all(all(row.sampled) for row in rows) == (hook is None)
+    for row in rows:
+        assert [logp is not None for logp in row.logp] == row.sampled
+        for noted, whole in zip(row.logp, in_one_pass(m, row)):
+            assert noted is None or noted == pytest.approx(whole, abs=1e-4)
+
+
+def test_notes_cost_nothing_where_nobody_asks_and_change_no_answer(monkeypatch):
+    e = Engine(lively(), max_rows=4)
+
+    def answered(asks):
+        rows = [
+            e.add(Row(p, 10, 1.0, seed=k, hook=interrupter(), note_logp=k in asks))
+            for k, p in enumerate(PROMPTS)
+        ]
+        while e.step():
+            pass
+        return rows
+
+    some = answered({1, 4})
+    for k, row in enumerate(some):
+        assert [logp is not None for logp in row.logp] == [own and k in (1, 4) for own in row.sampled]
+    monkeypatch.setattr(engine, "token_logp", None)
+    assert [row.ids for row in answered(())] == [row.ids for row in some]
 
 
 # --- a failure stays where it happened ---
@@ -326,7 +391,7 @@ def test_logits_that_are_no_numbers_end_their_row_and_not_the_engine(monkeypatch
         return out
 
     monkeypatch.setattr(GPT, "forward", spoiled)
-    rows = [e.add(Row(PROMPTS[i], 12 + i, 1.0, seed=i)) for i in range(3)]
+    rows = [e.add(Row(PROMPTS[i], 12 + i, 1.0, seed=i, note_logp=True)) for i in range(3)]
     while e.step():
         pass
     assert sorted(r.reason for r in rows) == ["error", "length", "length"]

@@ -274,6 +274,165 @@ def test_a_step_of_cut_answers_only_moves_nothing_where_they_are_left_out(teache
     assert out["cut"] == 1 and out["mixed"] == 0 and opt.t == 0
 
 
+# ---- engine and trainer on one token ----
+
+
+def forcing(tok):
+    "A tool that speaks nothing, three ids or six after the first of the model's own"
+    seen = []
+
+    def hook(i):
+        seen.append(i)
+        return tok.encode(" or") * (i % 3) if len(seen) == 1 else None
+
+    return hook
+
+
+class Longer(Larger):
+    max_tokens = 8
+
+    def right(self, item, text):
+        return text.startswith(item["answer"])
+
+
+def rolled(model, tok):
+    "Answers of one model, of several lengths, each interrupted by a tool; their advantages"
+    items = grpo.questions(Longer(), 6, 0, 0)
+    rows, rewards = grpo.rollout(Engine(model, max_rows=7), tok, Longer(), items, 4, 8, seed=1)
+    return rows, grpo.advantages(rewards).flatten()
+
+
+def gradient(model, work):
+    "What some work returns, and the gradient that it leaves"
+    model.zero_grad()
+    out = work()
+    return out, {name: weight.grad.clone() for name, weight in model.named_parameters()}
+
+
+def weighed(model, rows, adv_B, device_rows, weigh):
+    "A step written down plainly; `weigh` gives the weight of each token from its log-probability and its row"
+    keep = [i for i, advantage in enumerate(adv_B.tolist()) if advantage != 0]
+    keep.sort(key=lambda i: len(rows[i].prompt) + len(rows[i].ids))
+    n_tokens, total = sum(sum(row.sampled) for row in rows), 0.0
+    for at in range(0, len(keep), device_rows):
+        part = keep[at : at + device_rows]
+        signed_rows = [grpo.signed_row(rows[i]) for i in part]
+        ids_BT, targets_BT = to_batch(signed_rows, max(map(len, signed_rows)))
+        logp_BT = -model(ids_BT, targets_BT, reduction="none")
+        weight_BT = (targets_BT >= 0).float()
+        for k, i in enumerate(part):
+            for t, noted in enumerate(rows[i].logp, len(rows[i].prompt) - 1):
+                if noted is not None:
+                    weight_BT[k, t] = weigh(logp_BT[k, t].item(), noted)
+        loss = -(adv_B[part][:, None] * logp_BT * weight_BT).sum() / n_tokens
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    monkeypatch.setattr(grpo, "ToolUse", forcing)
+
+
+def test_in_float32_engine_and_trainer_agree(teacher, tok, tool):
+    model = copy.deepcopy(teacher)
+    rows, adv_B = rolled(model, tok)
+    assert not all(all(row.sampled) for row in rows) and {row.reason for row in rows} == {"stop", "length"}
+    _, gaps_N = grpo.grpo_step(model, rows, adv_B, 5)
+    assert len(gaps_N) == sum(sum(row.sampled) for row, advantage in zip(rows, adv_B) if advantage != 0)
+    assert gaps_N.max() < 1e-5
+    out = step(model, MuonAdamW(param_groups(model)), tok, Longer())
+    assert out["mixed"] > 0 and 0 <= out["gap"] <= out["gap_max"] < 1e-5
+
+
+def test_the_gap_is_seen_in_bfloat16_and_where_the_engine_has_other_weights(teacher, tok, tool):
+    half = copy.deepcopy(teacher)
+    half.dtype = torch.bfloat16
+    out = step(half, MuonAdamW(param_groups(half)), tok, Longer())
+    print(f"bfloat16: gap {out['gap']:.4f}, the largest {out['gap_max']:.3f} nats")
+    assert 1e-4 < out["gap"] < 0.1 and out["gap"] < out["gap_max"] < 1
+    moved = copy.deepcopy(teacher)
+    with torch.no_grad():
+        moved.lm_head.weight.mul_(1.5)
+    stale = Engine(teacher, max_rows=64)
+    out = grpo.rl_step(stale, moved, MuonAdamW(param_groups(moved)), tok, Longer(), STAGE, seed=0, step=0)
+    assert out["gap"] > 0.01 and out["gap_max"] > 0.1
+
+
+def test_a_step_in_which_nothing_is_read_has_no_gap(teacher, tok):
+    model = copy.deepcopy(teacher)
+    out = step(model, MuonAdamW(param_groups(model)), tok, Pays(lambda text: 0.0))
+    assert out["mixed"] == 0 and out["gap"] == out["gap_max"] == 0
+
+
+def test_without_a_cap_a_step_is_bit_for_bit_what_it_was(teacher, tok, tool):
+    model = copy.deepcopy(teacher)
+    rows, adv_B = rolled(model, tok)
+    want, want_grad = gradient(model, lambda: weighed(model, rows, adv_B, 5, lambda logp, noted: 1.0))
+    (loss, _), grad = gradient(model, lambda: grpo.grpo_step(model, rows, adv_B, 5))
+    assert STAGE.ratio_cap == 0, "which is the default"
+    assert loss == want and all(torch.equal(grad[name], want_grad[name]) for name in want_grad)
+
+
+def test_capped_ratios_by_hand():
+    "Trainer 0.3, 0.1, 0.9, engine 0.2 each: ratios 1.5, 0.5 and 4.5; two answers with advantages 1 and -2"
+    trainer, drew = torch.tensor([0.3, 0.1, 0.9]), torch.full((3,), 0.2)
+    weights = grpo.capped_ratio(trainer.log() - drew.log(), 2.0)
+    torch.testing.assert_close(weights, torch.tensor([1.5, 0.5, 2.0]))
+    logp_BT = torch.tensor([[0.3, 0.1], [0.9, 0.5]]).log().requires_grad_()
+    mask_BT = torch.tensor([[weights[0], weights[1]], [weights[2], 0.0]])
+    loss = grpo.policy_loss(logp_BT, mask_BT, torch.tensor([1.0, -2.0]), 3)
+    by_hand = -(1.5 * math.log(0.3) + 0.5 * math.log(0.1) - 2 * 2 * math.log(0.9)) / 3
+    assert loss.item() == pytest.approx(by_hand, rel=1e-5)
+    loss.backward()
+    torch.testing.assert_close(logp_BT.grad, torch.tensor([[-0.5, -0.5 / 3], [4 / 3, 0.0]]))
+    assert grpo.capped_ratio(torch.tensor([1e4, -1e4]), 2.0).tolist() == [2.0, 0.0]  # no infinity
+
+
+def test_with_a_cap_tokens_weigh_what_engine_and_trainer_say(teacher, tok, tool):
+    model = copy.deepcopy(teacher)
+    rows, adv_B = rolled(model, tok)
+    with torch.no_grad():
+        head = model.lm_head.weight  # the trainer's weights are no longer the engine's
+        head.add_(torch.randn(head.shape, generator=torch.Generator().manual_seed(0)) * head.std())
+    seen = []
+
+    def weigh(logp, noted):
+        seen.append(math.exp(logp - noted))
+        return min(seen[-1], 1.1)
+
+    want, want_grad = gradient(model, lambda: weighed(model, rows, adv_B, 5, weigh))
+    assert min(seen) < 0.9 and max(seen) > 1.2
+    (loss, _), grad = gradient(model, lambda: grpo.grpo_step(model, rows, adv_B, 5, ratio_cap=1.1))
+    assert loss == pytest.approx(want, rel=1e-4)
+    torch.testing.assert_close(grad, want_grad, atol=1e-6, rtol=1e-3)
+
+
+def test_where_engine_and_trainer_agree_a_cap_changes_nothing(teacher, tok, tool):
+    model = copy.deepcopy(teacher)
+    rows, adv_B = rolled(model, tok)
+    for row in rows:  # noted is what the trainer finds for the row alone, so the ratio is 1 to the last bit
+        signed_rows = [grpo.signed_row(row)]
+        ids_BT, targets_BT = to_batch(signed_rows, len(signed_rows[0]))
+        logp_T = -model(ids_BT, targets_BT, reduction="none").detach()[0]
+        at = len(row.prompt) - 1
+        row.logp = [logp_T[at + k].item() if own else None for k, own in enumerate(row.sampled)]
+    (want, gaps_N), want_grad = gradient(model, lambda: grpo.grpo_step(model, rows, adv_B, 1))
+    (loss, _), grad = gradient(model, lambda: grpo.grpo_step(model, rows, adv_B, 1, ratio_cap=2.0))
+    assert not gaps_N.any()
+    assert loss == want and all(torch.equal(grad[name], want_grad[name]) for name in want_grad)
+
+
+def test_the_stage_hands_its_cap_to_the_step(teacher, tok, monkeypatch):
+    calls, real = [], grpo.capped_ratio
+    monkeypatch.setattr(grpo, "capped_ratio", lambda *args: calls.append(args[1]) or real(*args))
+    for cap in (0.0, 1.5):
+        model = copy.deepcopy(teacher)
+        step(model, MuonAdamW(param_groups(model)), tok, Larger(), ratio_cap=cap)
+    assert calls and set(calls) == {1.5}
+
+
 # ---- questions that do not fit ----
 
 
@@ -457,6 +616,7 @@ def test_reinforcement_by_two_processes_is_that_of_one(smoke, tmp_path):
             b["loss"], rel=1e-3, abs=1e-6
         )
     assert any(a["mixed"] > 0 for a in one)
+    assert all(line["gap"] <= line["gap_max"] < 1e-4 for line in (*one, *two))
     same_weights(*runs, smoke.last("sft"), "rl")
 
 
