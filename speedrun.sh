@@ -35,7 +35,7 @@ main() {
                 find_python; runs check "$door" "$@" ;;                          # a mistake is named before anything is made
   esac
   case "$door" in
-    train|plan|chat|serve|report) set_up; exec "$PY" -m nanochat.runs "$door" "$@" ;;
+    train|plan|preflight|chat|serve|report) set_up; exec "$PY" -m nanochat.runs "$door" "$@" ;;
     runs|clean) runs "$door" "$@" ;;
     setup)      RETRY_CRATE=1; set_up; say "set up: $("$PY" --version), tokenizer trainer: $(trainer)" ;;
     test)       set_up; all_tests ;;
@@ -55,7 +55,7 @@ walk() {   # walk RUN FOLDER OPTIONS: the run is found, compared and locked (fil
   say "$NEXT"
 }
 # whatever ends a walk: a start that was refused leaves no empty run behind, and only 1 and 2 have said what was wrong
-ending() { local status=$?; [ -z "$FRESH" ] || runs forget "$RUN"; [ $status -le 2 ] || say "stopped in step '$AT'; the same command goes on from there"; }
+ending() { local status=$?; [ -z "$FRESH" ] || runs forget "$RUN"; [ $status -le 2 ] || say "stopped${NANOCHAT_LIMIT:+$(runs late)} in step '$AT'; the same command goes on from there"; }
 
 step() {   # step NAME MODULE OPTIONS: run one module of the library, unless its work is there and whole
   local name=$1 module=$2 status=0; AT=$1
