@@ -5,19 +5,25 @@
 # %% auto #0
 __all__ = ['SMALLEST_VOCABULARY', 'SHORTEST_ROW', 'LIMITS', 'SWITCHES_2026', 'RECIPES', 'SHARE_OF_PEAK', 'LEADERBOARD', 'CARDS',
            'LATER', 'TEXT_SHARD', 'DISK_SHARD', 'MID', 'SFT', 'SMOKE', 'LAPTOP', 'TIERS', 'SAVE_HOURS', 'SLOW', 'LANES',
-           'COMMIT', 'KINDS', 'EPOCHS', 'FEWEST_STEPS', 'config_for', 'model_config', 'count_params', 'matrix_params',
-           'all_params', 'reason', 'check_sizes', 'micro_batches', 'Recipe', 'Published', 'hours_of', 'row_bytes',
-           'state_of', 'memory_parts', 'rows_that_fit', 'Card', 'Later', 'ScalePlan', 'exam_hours', 'stage_hours',
-           'disk_bytes', 'scale_plan', 'chosen', 'deepest', 'plan_tier', 'describe_scale', 'recipe_plan', 'shrink',
-           'world_shard', 'shard_table', 'hub_answer', 'HubHandler', 'own_hub', 'serve_hub', 'check_shares', 'widened',
+           'COMMIT', 'KINDS', 'EPOCHS', 'FEWEST_STEPS', 'OK', 'WARNING', 'TO_DO', 'UNSEEN', 'EXCHANGE_SECONDS',
+           'SLOW_EXCHANGE', 'HUB_SECONDS', 'config_for', 'model_config', 'count_params', 'matrix_params', 'all_params',
+           'reason', 'check_sizes', 'micro_batches', 'Recipe', 'Published', 'hours_of', 'row_bytes', 'state_of',
+           'memory_parts', 'rows_that_fit', 'Card', 'Later', 'ScalePlan', 'exam_hours', 'stage_hours', 'disk_bytes',
+           'scale_plan', 'chosen', 'deepest', 'plan_tier', 'describe_scale', 'recipe_plan', 'shrink', 'world_shard',
+           'shard_table', 'hub_answer', 'HubHandler', 'own_hub', 'serve_hub', 'check_shares', 'widened',
            'baseline_config', 'plan_params', 'as_baseline', 'baseline_recipe', 'with_options', 'scale_asked',
-           'make_plan', 'count_tokens', 'fit_to_text', 'check_memory', 'check_gpus', 'default_name', 'open_run',
-           'text_stages', 'describe', 'training_flops', 'kept_record', 'expected_minutes', 'busy_cores',
-           'describe_machine', 'main']
+           'make_plan', 'count_tokens', 'fit_to_text', 'rows_at_once', 'host_bytes', 'check_memory', 'check_gpus',
+           'default_name', 'open_run', 'text_stages', 'describe', 'training_flops', 'kept_record', 'scale_of',
+           'Forecast', 'forecast', 'expected_minutes', 'busy_cores', 'describe_machine', 'left_to_do', 'Cost',
+           'price_of', 'cost_on_gpus', 'cost_here', 'Limits', 'what_fits', 'refuse', 'apply_limits', 'Check',
+           'gpu_check', 'nvidia_driver', 'driver_check', 'time_all_reduce', 'try_exchange', 'exchange_check',
+           'free_memory', 'memory_check', 'shards_wanted', 'shards_here', 'disk_check', 'no_answer', 'hub_check',
+           'preflight_checks', 'show_checks', 'need_all', 'foresee', 'look_around', 'main']
 
 # %% ../nbs/13_scaling.ipynb #768b12d3
 import contextlib
 import hashlib
+import http.client
 import http.server
 import importlib
 import json
@@ -25,25 +31,32 @@ import math
 import os
 import platform
 import re
+import subprocess
+import sys
+import tempfile
 import threading
 import time
+import urllib.request
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 import torch
+import torch.distributed as dist
 from fastcore.script import call_parse
 from . import baseline
-from .corpus import HUB, Corpus
+from .corpus import HUB, Corpus, hub_address, hub_dir
 from .distributed import param_groups, state_bytes
 from .gpt import GPT, GPTConfig, MODERN, flops_per_token, has_ve, layer_window
 from .optim import TABLES
 from .precision import saved_bytes
 from .runs import (COMPILE, DTYPES, MODELS, TIER_DEPTH, TIER_GPUS, BaseStage, ChatStage, Plan,
-                           RLStage, UserError, free_space, launched, read_plan, recipe_run_name,
-                           refuse_changes, road_of, run_dir, run_name, world_size, write_plan)
-from .runtime import Run, friendly, matmul_flops, pick_device, pick_dtype
+                           RLStage, UserError, bytes_in, checkpoints, free_bytes, free_space, launched,
+                           module, print0, rank, read_plan, recipe_run_name, refuse_changes, road_of,
+                           run_dir, run_name, step_is_done, world_size, write_plan)
+from .runtime import Run, end_dist, friendly, init_dist, matmul_flops, pick_device, pick_dtype
 from .tokenizer import SPECIAL_TOKENS, Tokenizer
 from .world import World
 
@@ -940,18 +953,30 @@ def fit_to_text(
     return replace(plan, base=replace(base, steps=enough, planned_steps=base.steps))
 
 # %% ../nbs/13_scaling.ipynb #f1c13bb0
+def rows_at_once(
+    plan:Plan,
+)->int:
+    "The most that a process computes in any stage"
+    stages = (plan.base, plan.mid, plan.sft)
+    return max(micro_batches(stage.rows, stage.device_rows, world_size())[0] for stage in stages)
+
+def host_bytes(
+    plan:Plan,
+    on_gpus:bool,     # which hold all but the weights
+)->float:
+    "What a process takes of the computer's own memory: weights, gradients, state, what a micro-batch keeps"
+    shape = model_config(plan)
+    if on_gpus:
+        return 4*all_params(shape)
+    # about what `row_bytes` finds, 40 bytes for each token, channel and layer; weighing would take seconds
+    kept = 40*rows_at_once(plan)*shape.seq_len*shape.n_embd*shape.n_layer
+    return 16*all_params(shape) + kept
+
 def check_memory(
     plan:Plan,    # of a new run
 ):
-    "Refuse a model that this machine can't hold: weights, gradients and state, and what a micro-batch keeps"
-    shape = model_config(plan)
-    stages = (plan.base, plan.mid, plan.sft)
-    rows = max(micro_batches(stage.rows, stage.device_rows, world_size())[0] for stage in stages)
-    # about what `row_bytes` finds, 40 bytes for each token, channel and layer; weighing would take seconds
-    kept = 40*rows*shape.seq_len*shape.n_embd*shape.n_layer
-    need = 16*all_params(shape) + kept
-    if torch.cuda.is_available():
-        need = 4*all_params(shape)         # the GPU holds the rest
+    "Refuse a model that this machine can't hold"
+    shape, rows, need = model_config(plan), rows_at_once(plan), host_bytes(plan, torch.cuda.is_available())
     have = os.sysconf("SC_PAGE_SIZE")*os.sysconf("SC_PHYS_PAGES")
     if need > have:
         raise UserError(f"depth {shape.n_layer}, {shape.n_embd} wide, vocabulary {shape.vocab_size}, "
@@ -1077,31 +1102,55 @@ def kept_record(
     alike.sort(key=lambda record: record["wall_seconds"]*record["machine"]["peak_flops"])
     return alike[len(alike)//2] if alike else None
 
-def expected_minutes(
+def scale_of(
+    plan:Plan,
+    gpus:int|None=None,      # of this start; default: the plan's, like the next
+    card:str|None=None,
+)->ScalePlan|None:           # None: the run is not for GPUs
+    "What a recipe's run costs on the GPUs of a start"
+    if plan.tier not in TIER_GPUS or plan.rehearsal:
+        return None
+    return plan_tier(plan.tier, plan.recipe, plan.depth, gpus or plan.gpus, card or plan.card,
+                     seq_len=plan.seq_len, vocab_size=plan.vocab_size)
+
+class Forecast(NamedTuple):
+    "How long a whole job takes on this machine"
+    minutes:float
+    at_least:bool            # are they a lower bound?
+    parts:dict[str,float]    # what each part of the road weighs in them
+    words:str                # all this for the reader, and how we know
+
+def forecast(
     plan:Plan,
     folder:Path=Path("bench/results"),     # of kept measurements
-)->str:
-    "How long a whole job will take, from a measured run or else as a bound from the FLOPs; and how we know"
-    if plan.tier in TIER_GPUS and not plan.rehearsal:
-        scale = plan_tier(plan.tier, plan.recipe, plan.depth, plan.gpus, plan.card, seq_len=plan.seq_len,
-                          vocab_size=plan.vocab_size)
-        return describe_scale(scale)
+)->Forecast:
+    "From a measured run of the same kind, or else as a bound from the FLOPs"
     kept, device = kept_record(plan, folder), pick_device()
     if kept is None:
         here, flops = matmul_flops(torch.float32, device), training_flops(plan)
         bound = flops/here/60
         words = f"at least {bound:.1f} minutes" if bound >= 1 else "less than a minute of training at best"
-        return (f"expected: {words} (no recorded run of this kind: {flops:.1e} FLOPs at the {here/1e9:.0f} "
-                f"GFLOP/s that a float32 matmul reaches here); scoring and {len(road_of(plan))} starts of "
-                "Python come on top")
+        words = (f"expected: {words} (no recorded run of this kind: {flops:.1e} FLOPs at the {here/1e9:.0f} "
+                 f"GFLOP/s that a float32 matmul reaches here); scoring and {len(road_of(plan))} starts of "
+                 "Python come on top")
+        return Forecast(bound, True, {stage: plan.tokens(stage) for stage in text_stages(plan)}, words)
     machine, minutes = kept["machine"], kept["wall_seconds"]/60
     dtype = pick_dtype(device, plan.dtype)         # a machine that imitates bfloat16 takes another one
     there, here = machine["peak_flops"], matmul_flops(dtype, device)
     name = str(dtype)[6:]
     it_runs = "it runs" if name == machine["dtype"] else f"{name} is taken, which runs"
-    return (f"expected: about {minutes*there/here:.0f} minutes for all steps together (a recorded run took "
-            f"{minutes:.1f} where a {machine['dtype']} matmul runs at {there/1e9:.0f} GFLOP/s; "
-            f"here {it_runs} at {here/1e9:.0f})")
+    words = (f"expected: about {minutes*there/here:.0f} minutes for all steps together (a recorded run took "
+             f"{minutes:.1f} where a {machine['dtype']} matmul runs at {there/1e9:.0f} GFLOP/s; "
+             f"here {it_runs} at {here/1e9:.0f})")
+    return Forecast(minutes*there/here, False, kept["seconds"], words)
+
+def expected_minutes(
+    plan:Plan,
+    folder:Path=Path("bench/results"),     # of kept measurements
+)->str:
+    "How long a whole job will take, and how we know"
+    scale = scale_of(plan)
+    return describe_scale(scale) if scale else forecast(plan, folder).words
 
 def busy_cores()->str:
     "A warning where other programs keep all cores busy; else nothing"
@@ -1125,6 +1174,426 @@ def describe_machine(
              f"free disk: {free_space(rdir)} where the run is kept ({rdir})",
              expected_minutes(read_plan(rdir)), busy_cores())
     return "\n".join(filter(None, lines))
+
+# %% ../nbs/13_scaling.ipynb #ac787291
+def left_to_do(
+    rdir:Path,               # the run's folder
+    plan:Plan,               # its plan
+)->dict[str,float]:          # from 1, nothing is done, to 0
+    "Of each part of a run, the share that is still open"
+    left = {"tokenizer": float(not step_is_done(rdir, "tokenizer"))}
+    for stage in plan.stages:
+        last = max((step for step, _ in checkpoints(rdir, stage)), default=0)
+        left[stage] = max(0., 1-last/plan.stage(stage).steps)
+    exams = [step for step in road_of(plan) if step.startswith("tasks_")]
+    left["evaluation"] = sum(not step_is_done(rdir, step) for step in exams)/len(exams)
+    return left
+
+@dataclass(frozen=True)
+class Cost:
+    "What is left of a run, as planned"
+    hours:float|None             # None: nobody knows
+    dollars:float|None=None      # likewise
+    at_least:bool=False          # are they a lower bound?
+
+    def __str__(self):
+        price = "" if self.dollars is None else f" and ${self.dollars:,.0f}"
+        return f"{'at least ' if self.at_least else ''}{self.hours:.3g} h{price}"
+
+def price_of(
+    scale:ScalePlan,
+)->float|None:
+    "Dollars an hour for all GPUs of a plan"
+    dollars = CARDS[scale.card].dollars
+    return None if dollars is None else scale.gpus*dollars
+
+def cost_on_gpus(
+    scale:ScalePlan,
+    left:dict[str,float]={},     # share of each part that is open; what is not in it is open as a whole
+)->Cost:
+    "Hours and dollars of what is left"
+    if scale.hours is None:
+        return Cost(None)
+    hours = sum(left.get(name, 1)*stage["hours"] for name, stage in scale.stages.items())
+    price = price_of(scale)
+    return Cost(hours, None if price is None else hours*price)
+
+def cost_here(
+    plan:Plan,                   # not for GPUs
+    left:dict[str,float]={},     # share of each part that is open
+    folder:Path=Path("bench/results"),     # of kept measurements
+)->Cost:
+    "Hours of what is left on this machine"
+    whole = forecast(plan, folder)
+    names = dict(evaluate="evaluation")          # a record's word for the same
+    weights = whole.parts.items()
+    still = sum(left.get(names.get(name, name), 1)*weight for name, weight in weights)
+    return Cost(whole.minutes/60*still/sum(whole.parts.values()), at_least=whole.at_least)
+
+# %% ../nbs/13_scaling.ipynb #85751d66
+@dataclass(frozen=True)
+class Limits:
+    "What a start may take; None: whatever it needs"
+    hours:float|None=None
+    dollars:float|None=None
+
+    def exceeded(self,
+        cost:Cost,
+    )->list[str]:
+        "The limits, as options, that a plan is above"
+        pairs = (("hours", self.hours, cost.hours), ("dollars", self.dollars, cost.dollars))
+        return [f"--max_{name} {limit:g}" for name, limit, planned in pairs
+                if None not in (limit, planned) and planned > limit]
+
+    def time(self,
+        price:float|None,        # dollars an hour
+    )->str:                      # nothing where there is no end
+        "After how many hours a start has to end, and by which option"
+        ends = [] if self.hours is None else [(self.hours, f"--max_hours {self.hours:g}")]
+        if self.dollars is not None and price:
+            ends.append((self.dollars/price, f"--max_dollars {self.dollars:g}"))
+        return "{} {}".format(*min(ends)) if ends else ""
+
+def what_fits(
+    limits:Limits,
+    scale:ScalePlan,             # that is above them
+    left:dict[str,float]={},     # share of each part that is open
+    begun:bool=False,            # is its depth settled?
+)->str:
+    "The largest depth and the largest number of GPUs that stay within the limits, in words"
+    sizes = dict(tier=scale.tier, seq_len=scale.seq_len, vocab_size=scale.vocab_size)
+    depths = [] if begun else range((scale.depth-1)//2*2, 0, -2)
+    others = [gpus for gpus in (8, 4, 2, 1) if gpus != scale.gpus]         # of one machine
+    others = [gpus for gpus in others if scale.batch_tokens % (gpus*scale.seq_len) == 0]
+    found = []
+    for choices in ([dict(depth=depth) for depth in depths], [dict(gpus=gpus) for gpus in others]):
+        for choice in choices:
+            wanted = dict(depth=scale.depth, gpus=scale.gpus) | choice
+            plan = scale_plan(scale.recipe, card=scale.card, **wanted, **sizes)
+            cost = cost_on_gpus(plan, left)
+            if plan.fits and not limits.exceeded(cost):
+                found += [f"--{name} {value} ({cost})" for name, value in choice.items()]
+                break
+    tried = "no number of GPUs up to 8" if begun else "no depth of this recipe"
+    return (" or ".join(found) or tried)+" would fit"
+
+# %% ../nbs/13_scaling.ipynb #50c982db
+def refuse(words:str):
+    "End with status 2: the command can't be carried out as it was given"
+    print(f"error: {words}", file=sys.stderr)
+    raise SystemExit(2)
+
+def apply_limits(
+    limits:Limits,
+    plan:Plan|ScalePlan,
+    scale:ScalePlan|None,        # of a run on GPUs
+    rdir:Path|None=None,         # of a run that is there
+)->str:                          # hours after which a start has to end, and why
+    "Refuse a plan that is above its limits, and limits that can't hold"
+    if limits == Limits():
+        return ""
+    price = scale and price_of(scale)
+    if limits.dollars is not None and price is None:
+        if scale is None and plan.rehearsal:
+            print0("a rehearsal costs nothing, so --max_dollars has nothing to limit here")
+        else:
+            what = f"card {scale.card}" if scale else f"tier {plan.tier}"
+            refuse(f"--max_dollars can't be applied: no price is known for {what}; give --max_hours")
+    left = left_to_do(rdir, plan) if rdir else {}
+    cost = cost_on_gpus(scale, left) if scale else cost_here(plan, left)
+    if cost.hours is None:
+        print0(f"how fast a {scale.card} is isn't published, so no plan is held against --max_hours; "
+               "the clock is, while the run goes on")
+    if over := limits.exceeded(cost):
+        what = "what is left of the run is" if rdir else "the run is"
+        where = f" on {scale.gpus} x {scale.card}" if scale else ""
+        fits = "a smaller --depth or --tier smoke takes less"
+        if scale:
+            fits = what_fits(limits, scale, left, begun=bool(rdir))
+        refuse(f"{what} planned to take {cost}{where}, more than {' and '.join(over)}: {fits}")
+    return limits.time(price)
+
+# %% ../nbs/13_scaling.ipynb #c053102b
+OK, WARNING, TO_DO, UNSEEN = "ok", "warning", "to do", "not seen"
+
+@dataclass(frozen=True)
+class Check:
+    "One thing that was looked at before a run"
+    name:str
+    state:str     # OK, WARNING, TO_DO: without it the run can't work, or UNSEEN
+    said:str
+
+def gpu_check(
+    plan:Plan,
+    gpus:int,     # of this start
+)->Check:
+    "Are the planned GPUs here, of the planned kind, and is their memory free?"
+    have, planned = torch.cuda.device_count(), f"{gpus} x {plan.card} planned"
+    if plan.card == "mps":
+        there = torch.backends.mps.is_available()
+        return Check("gpus", OK if there else TO_DO, f"{planned}, {int(there)} here")
+    if have < gpus:
+        fewer = f"give --gpus {2**int(math.log2(have))}" if have else "take a machine that has them"
+        return Check("gpus", TO_DO, f"{planned}, {have or 'none'} here: {fewer}; names and memory not seen")
+    names = sorted({torch.cuda.get_device_name(number) for number in range(gpus)})
+    free, number = min((torch.cuda.mem_get_info(number)[0], number) for number in range(gpus))
+    rows, _ = micro_batches(plan.base.rows, plan.base.device_rows, gpus)
+    need = sum(memory_parts(model_config(plan), rows, gpus, getattr(torch, plan.dtype)).values())
+    said = f"{gpus} x {', '.join(names)}; {free/2**30:.0f} GiB free on the fullest, {need/2**30:.0f} planned"
+    if free < need:
+        return Check("gpus", TO_DO, f"{said}: nvidia-smi shows what else is on GPU {number}; end it")
+    if any(plan.card.partition("-")[0] not in name.lower() for name in names):
+        return Check("gpus", WARNING, f"{said}; hours and dollars are those of a {plan.card}")
+    return Check("gpus", OK, said)
+
+def nvidia_driver()->str:
+    "Its version, or nothing where none answers"
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        if done.returncode == 0:
+            return done.stdout.partition("\n")[0].strip()
+    return ""
+
+def driver_check()->Check:
+    "Do the driver and torch go together?"
+    driver, cuda = nvidia_driver(), torch.version.cuda
+    built = f"torch {torch.__version__}, built {f'for CUDA {cuda}' if cuda else 'without CUDA'}"
+    if torch.cuda.is_available():
+        return Check("driver", OK, f"{f'NVIDIA {driver}' if driver else 'it answers'}; {built}")
+    if not driver:
+        return Check("driver", UNSEEN, f"no NVIDIA driver answers here; {built}")
+    advice = f"a newer driver, or a torch for an older CUDA than {cuda}" if cuda else "a torch with CUDA"
+    return Check("driver", TO_DO, f"torch can't use NVIDIA {driver} ({built}): install {advice}")
+
+# %% ../nbs/13_scaling.ipynb #8af140f5
+EXCHANGE_SECONDS = 40     # that the trial of an exchange may take, its processes' start included
+SLOW_EXCHANGE = 0.25      # of a planned step: from here on we warn; our own choice
+
+def time_all_reduce():
+    "One process of several: add up ones, seven times; the first prints what was found"
+    device, laps = pick_device(), 5
+    _, world = init_dist(device)
+    values = torch.ones(2**26 if device.type == "cuda" else 2**22, device=device)       # 256 or 16 MiB
+    def add_up(times):
+        start = time.perf_counter()
+        for _ in range(times):
+            dist.all_reduce(values)
+        values[0].item()                     # a GPU answers when it has done all before
+        return (time.perf_counter()-start)/times
+    add_up(2)                                # the first ones also set up the connections
+    seconds = add_up(laps)
+    right = values.min().item() == values.max().item() == float(world)**(2+laps)
+    if rank() == 0:
+        print(json.dumps(dict(bytes=4*len(values), seconds=seconds, right=right, way=dist.get_backend())))
+    end_dist()
+
+def try_exchange(
+    world:int,     # processes
+)->dict:           # what the first process found
+    "An all-reduce between processes, started as training starts them"
+    command = module("distributed", "--processes", str(world), "scaling", "--all_reduce")
+    with tempfile.TemporaryFile("w+") as said:
+        try:
+            status = subprocess.run(command, stdout=said, stderr=said, timeout=EXCHANGE_SECONDS).returncode
+        except subprocess.TimeoutExpired:
+            raise UserError(f"nothing was heard for {EXCHANGE_SECONDS} s; NCCL_DEBUG=INFO in front of the "
+                            "command may say why") from None
+        said.seek(0)
+        lines = [line for line in said.read().splitlines() if line.strip()]
+    found = [line for line in lines if line.startswith('{"bytes"')]
+    if status or not found:
+        raise UserError((lines or [f"status {status}"])[-1])
+    return json.loads(found[0])
+
+def exchange_check(
+    plan:Plan,
+    world:int,               # processes of this start
+    scale:ScalePlan|None,    # of a run on GPUs
+)->Check:
+    "How long do gradients take from process to process?"
+    if world == 1:
+        return Check("exchange", OK, "one process has nobody to tell")
+    try:
+        found = try_exchange(world)
+    except UserError as e:
+        return Check("exchange", TO_DO, f"{world} processes can't reach each other: {e}")
+    if not found["right"]:
+        return Check("exchange", TO_DO, f"{world} processes add up ones, and the sum is wrong: the wires of "
+                     "these GPUs can't be trusted; take another machine, or try NCCL_P2P_DISABLE=1")
+    bus = 2*(world-1)/world*found["bytes"]/found["seconds"]
+    said = f"{world} processes, {found['way']}: {bus/1e9:.1f} GB/s of bus bandwidth"
+    if not scale or not scale.hours:
+        return Check("exchange", OK, said)
+    step = scale.stages["base"]["hours"]*3600/scale.steps
+    share = found["seconds"]*4*scale.params/found["bytes"]/step
+    said += f"; gradients take {share:.0%} as long as a planned step"
+    slow = ": the run will be slower and dearer than planned"
+    return Check("exchange", OK, said) if share < SLOW_EXCHANGE else Check("exchange", WARNING, said+slow)
+
+# %% ../nbs/13_scaling.ipynb #a5d45e57
+def free_memory()->float:
+    "Bytes that programs can still have here: what the system says, or a container's limit if that is less"
+    free = os.sysconf("SC_PAGE_SIZE")*os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, TypeError):
+        free = 1024*int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1])
+    with contextlib.suppress(OSError, ValueError):             # the limit may be the word max
+        free = min(free, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return free
+
+def memory_check(
+    plan:Plan,
+    world:int,         # processes of this start
+    on_gpus:bool,
+)->Check:
+    "Has the computer itself enough memory?"
+    free, least = free_memory(), host_bytes(plan, on_gpus)
+    each = least + state_of(model_config(plan), 1) if on_gpus else least      # read from a checkpoint
+    said = f"{free/1e9:.1f} GB free; {world} x {each/1e9:.1f} GB may be wanted"
+    if free < least:
+        return Check("memory", TO_DO, f"{said}: end other programs, or give a smaller --depth")
+    if free > world*each:
+        return Check("memory", OK, said)
+    return Check("memory", WARNING, f"{said} when the run goes on from a checkpoint: end other programs")
+
+def shards_wanted(
+    plan:Plan,
+)->int:
+    "Shards that a run reads, the one for validation with them; none of World or a folder"
+    if plan.corpus not in HUB:
+        return 0
+    text = plan.tokens("base")*RECIPES[plan.recipe or "2026"].bytes_per_token
+    wanted, limit = math.ceil(text/HUB[plan.corpus]["text"]), os.environ.get("NANOCHAT_SHARDS", "")
+    return 1 + (min(wanted, int(limit)) if limit.isdigit() else wanted)
+
+def shards_here(
+    plan:Plan,
+)->int:
+    "Shards of its corpus that are on this disk"
+    return len(list(hub_dir(plan.corpus).rglob("*.parquet"))) if plan.corpus in HUB else 0
+
+def disk_check(
+    plan:Plan,
+    rdir:Path,         # the run's folder, which may not be there yet
+)->Check:
+    "Does what a run has still to write fit on the disk?"
+    models = disk_bytes(model_config(plan), 0)*len(plan.stages)/4
+    shards = max(0, shards_wanted(plan)-shards_here(plan))
+    need, free = max(0, models-bytes_in(rdir)) + shards*DISK_SHARD, free_bytes(rdir)
+    said = f"{free/1e9:,.1f} GB free, {need/1e9:,.1f} to be written ({shards:,} shards, and checkpoints)"
+    if free < need:
+        return Check("disk", TO_DO, f"{said}: free some, or set NANOCHAT_BASE_DIR to another disk")
+    return Check("disk", WARNING if free < 1.1*need else OK, said)
+
+HUB_SECONDS = 10       # that a hub gets to answer
+
+def no_answer(
+    url:str,
+    seconds:float=HUB_SECONDS,
+)->str:                # nothing where there is an answer
+    "Why a server does not answer in time"
+    said = []
+    def ask_it():
+        try:
+            with urllib.request.urlopen(url, timeout=seconds):
+                said.append("")
+        except (OSError, ValueError, http.client.HTTPException) as e:
+            said.append((str(e).splitlines() or [type(e).__name__])[0][:120])
+    asking = threading.Thread(target=ask_it, daemon=True)      # looking up its name knows no time limit
+    asking.start()
+    asking.join(seconds)
+    return said[0] if said else f"no answer within {seconds:g} s"
+
+def hub_check(
+    plan:Plan,
+)->Check:
+    "Can the shards that are still missing be fetched?"
+    if plan.corpus not in HUB:
+        return Check("hub", OK, "not needed: the text is here")
+    wanted, here, corpus = shards_wanted(plan), shards_here(plan), HUB[plan.corpus]
+    try:
+        address = hub_address()
+    except UserError as e:
+        return Check("hub", TO_DO, str(e))
+    why = no_answer(f"{address}/api/datasets/{corpus['repo']}/revision/{corpus['revision']}")
+    answer = f"does not answer ({why})" if why else "answers"
+    said = f"{address} {answer}; {here:,} of {wanted:,} shards are here"
+    if not why:
+        return Check("hub", OK, said)
+    if here >= wanted:
+        return Check("hub", WARNING, said)
+    return Check("hub", TO_DO, f"{said}: see to the network, or name a mirror in NANOCHAT_MIRROR")
+
+def preflight_checks(
+    plan:Plan,
+    rdir:Path,                # the run's folder, which may not be there yet
+    gpus:int,                 # of this start
+    card:str|None=None,       # likewise; default: the plan's
+)->Iterator[Check]:
+    "All of them, one after the other, as far as this machine allows"
+    plan = replace(plan, card=card or plan.card)
+    scale = scale_of(plan, gpus)
+    on_gpus = scale is not None and os.environ.get("NANOCHAT_DEVICE") != "cpu"
+    why = "NANOCHAT_DEVICE is cpu" if scale else "the plan asks for none"
+    seen = gpu_check(plan, gpus) if on_gpus else Check("gpus", UNSEEN, why)
+    yield seen
+    if on_gpus and plan.card != "mps":
+        yield driver_check()
+    if seen.state == TO_DO:
+        yield Check("exchange", UNSEEN, "it is tried between the planned GPUs")
+    else:
+        yield exchange_check(plan, gpus, scale if on_gpus else None)
+    yield memory_check(plan, gpus, on_gpus)
+    yield disk_check(plan, rdir)
+    yield hub_check(plan)
+
+def show_checks(
+    checks:Iterator[Check],
+)->list[Check]:
+    "Print each of them as soon as it is made"
+    made = []
+    for check in checks:
+        print(f"{check.state:8}  {check.name:8}  {check.said}", flush=True)
+        made.append(check)
+    return made
+
+def need_all(
+    checks:list[Check],
+):
+    "Refuse a run that could not work"
+    if wrong := [check.name for check in checks if check.state == TO_DO]:
+        raise UserError(f"the run can't work here yet, by the preflight: {', '.join(wrong)}")
+
+# %% ../nbs/13_scaling.ipynb #28d8b8f1
+def foresee(
+    rdir:Path,               # a run's folder
+):
+    "Before a start computes: what it runs on and how long; on GPUs also whether all is as it has to be"
+    plan = read_plan(rdir)
+    print(describe_machine(rdir), flush=True)
+    if scale_of(plan):
+        need_all(show_checks(preflight_checks(plan, rdir, int(os.environ.get("GPUS", plan.gpus)))))
+
+def look_around(
+    plan:Plan,
+    rdir:Path,               # the run's folder, which may not be there yet
+    gpus:int|None=None,      # of this start; default: the plan's, like the next
+    card:str|None=None,
+    as_json:bool=False,
+):
+    "The preflight: what a start would cost, and whether it could work here"
+    scale, left = scale_of(plan, gpus, card), left_to_do(rdir, plan)
+    checks = preflight_checks(plan, rdir, gpus or plan.gpus, card)
+    if as_json:
+        made = list(checks)
+        found = [asdict(check) for check in made]
+        print(json.dumps(dict(plan=asdict(scale or plan), left=left, checks=found)))
+    else:
+        print(describe_scale(scale) if scale else f"{describe(plan)}\n{expected_minutes(plan)}", flush=True)
+        if scale and scale.hours and min(left.values()) < 1:
+            print(f"left to do: {cost_on_gpus(scale, left)}", flush=True)
+        made = show_checks(checks)
+    need_all(made)
 
 # %% ../nbs/13_scaling.ipynb #f6f5b1eb
 @call_parse
@@ -1151,6 +1620,11 @@ def main(
     dry_run:bool=False,         # print the plan only
     as_json:bool=False,         # as one JSON object
     estimate:bool=False,        # of a run that is there: where it will run, and how long it will take
+    preflight:bool=False,       # print the plan and look whether it could run here
+    max_hours:float=None,       # refuse a plan that takes longer, with status 2
+    max_dollars:float=None,     # or costs more
+    allowed:bool=False,         # print how many hours these limits leave a start, and the one that counts
+    all_reduce:bool=False,      # one process of several: time an exchange between them
 ):
     "Make (or check) the settings of a run and print its plan"
     given = dict(corpus=corpus, tier=tier, seed=seed, depth=depth, seq_len=seq_len, vocab_size=vocab_size,
@@ -1161,17 +1635,27 @@ def main(
     on_gpus = dict(recipe=recipe, gpus=gpus, card=card, rehearse=rehearse or None)
     on_gpus = {name: value for name, value in on_gpus.items() if value is not None}
     kept = read_plan(run_dir(run)) if run else None
+    if all_reduce:
+        return time_all_reduce()
     if estimate:
-        return print(describe_machine(run_dir(run, must_exist=True)))
+        return foresee(run_dir(run, must_exist=True))
     if on_gpus and (kept.tier if kept else tier) not in TIER_GPUS:
         raise UserError(f"--{next(iter(on_gpus))} needs a tier for GPUs: give --tier full or gpu as well")
-    if not dry_run:
+    if not (dry_run or preflight or allowed):
         return print(describe(open_run(run, **given, **on_gpus).plan))
-    if tier in TIER_GPUS and not kept and not rehearse:
-        options = {name: value for name, value in given.items() if name != "tier"}
-        scale = scale_asked(tier, options, on_gpus)
-        return print(json.dumps(asdict(scale)) if as_json else describe_scale(scale))
     if kept:
         refuse_changes(run_dir(run), kept, given)
-    plan = kept or make_plan(**given, **on_gpus)
-    print(json.dumps(asdict(plan)) if as_json else describe(plan))
+    if tier in TIER_GPUS and not (kept or rehearse or preflight):
+        options = {name: value for name, value in given.items() if name != "tier"}
+        plan = scale = scale_asked(tier, options, on_gpus)
+    else:
+        plan = kept or make_plan(**given, **on_gpus)
+        scale = scale_of(plan, gpus, card)
+    if dry_run:
+        words = describe_scale(plan) if plan is scale else describe(plan)
+        print(json.dumps(asdict(plan)) if as_json else words)
+    time_left = apply_limits(Limits(max_hours, max_dollars), plan, scale, run_dir(run) if kept else None)
+    if allowed:
+        print(time_left)
+    if preflight:
+        look_around(plan, run_dir(run), gpus, card, as_json)

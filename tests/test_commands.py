@@ -160,6 +160,7 @@ def check(kind, target, args, world):
     plans = target == "nanochat.runs" and "plan" in args[:2]
     if target not in ("nanochat.scaling", "nanochat.pretrain") and not plans: return None
     ours = ("run", "dry_run", "device", "pdb", "xtra", "as_json", "json", "rehearse")
+    ours += ("max_hours", "max_dollars")
     for name in ours: given.pop(name, None)
     on_gpus = {name: given.pop(name) for name in ("recipe", "gpus", "card") if name in given}
     if given.get("tier") in TIER_GPUS: plan_tier(given["tier"], depth=given.get("depth"), **on_gpus)
