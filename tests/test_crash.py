@@ -22,8 +22,8 @@ def command(stage, run):
 
 
 def kill_at(run, stage, step, saved=False):
-    """Kill -9 a stage and its whole process group once its log holds `step` steps and, where asked, there is a
-    checkpoint, which is written while training goes on; how many steps does the log then hold?"""
+    """Kill -9 a stage and its whole process group once its log holds `step` steps and, where asked, there is
+    a checkpoint, which is written while training goes on; how many steps does the log then hold?"""
     p = subprocess.Popen(
         command(stage, run),
         cwd=ROOT,
