@@ -17,7 +17,7 @@ __all__ = ['SMALLEST_VOCABULARY', 'SHORTEST_ROW', 'LIMITS', 'SWITCHES_2026', 'RE
            'Forecast', 'forecast', 'expected_minutes', 'busy_cores', 'describe_machine', 'left_to_do', 'Cost',
            'price_of', 'cost_on_gpus', 'cost_here', 'Limits', 'what_fits', 'refuse', 'apply_limits', 'Check',
            'gpu_check', 'nvidia_driver', 'driver_check', 'time_all_reduce', 'try_exchange', 'exchange_check',
-           'free_memory', 'memory_check', 'shards_wanted', 'shards_here', 'disk_check', 'no_answer', 'hub_check',
+           'free_memory', 'memory_check', 'shards_wanted', 'shards_missing', 'disk_check', 'no_answer', 'hub_check',
            'preflight_checks', 'show_checks', 'need_all', 'foresee', 'look_around', 'main']
 
 # %% ../nbs/13_scaling.ipynb #768b12d3
@@ -1350,7 +1350,7 @@ def nvidia_driver()->str:
     "Its version, or nothing where none answers"
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5)
         if done.returncode == 0:
             return done.stdout.partition("\n")[0].strip()
     return ""
@@ -1466,11 +1466,15 @@ def shards_wanted(
     wanted, limit = math.ceil(text/HUB[plan.corpus]["text"]), os.environ.get("NANOCHAT_SHARDS", "")
     return 1 + (min(wanted, int(limit)) if limit.isdigit() else wanted)
 
-def shards_here(
+def shards_missing(
     plan:Plan,
+    rdir:Path,         # the run's folder, which may not be there yet
 )->int:
-    "Shards of its corpus that are on this disk"
-    return len(list(hub_dir(plan.corpus).rglob("*.parquet"))) if plan.corpus in HUB else 0
+    "About how many of them are still to be fetched: none where pretraining is done"
+    wanted = shards_wanted(plan)
+    if wanted == 0 or left_to_do(rdir, plan)["base"] == 0:
+        return 0
+    return max(0, wanted-len(list(hub_dir(plan.corpus).rglob("*.parquet"))))
 
 def disk_check(
     plan:Plan,
@@ -1478,7 +1482,7 @@ def disk_check(
 )->Check:
     "Does what a run has still to write fit on the disk?"
     models = disk_bytes(model_config(plan), 0)*len(plan.stages)/4
-    shards = max(0, shards_wanted(plan)-shards_here(plan))
+    shards = shards_missing(plan, rdir)
     need, free = max(0, models-bytes_in(rdir)) + shards*DISK_SHARD, free_bytes(rdir)
     said = f"{free/1e9:,.1f} GB free, {need/1e9:,.1f} to be written ({shards:,} shards, and checkpoints)"
     if free < need:
@@ -1506,21 +1510,22 @@ def no_answer(
 
 def hub_check(
     plan:Plan,
+    rdir:Path,         # the run's folder, which may not be there yet
 )->Check:
     "Can the shards that are still missing be fetched?"
     if plan.corpus not in HUB:
         return Check("hub", OK, "not needed: the text is here")
-    wanted, here, corpus = shards_wanted(plan), shards_here(plan), HUB[plan.corpus]
+    wanted, missing, corpus = shards_wanted(plan), shards_missing(plan, rdir), HUB[plan.corpus]
     try:
         address = hub_address()
     except UserError as e:
         return Check("hub", TO_DO, str(e))
     why = no_answer(f"{address}/api/datasets/{corpus['repo']}/revision/{corpus['revision']}")
     answer = f"does not answer ({why})" if why else "answers"
-    said = f"{address} {answer}; {here:,} of {wanted:,} shards are here"
+    said = f"{address} {answer}; {missing:,} of about {wanted:,} shards are still to be fetched"
     if not why:
         return Check("hub", OK, said)
-    if here >= wanted:
+    if missing <= 0.05*wanted:                   # their number is an estimate
         return Check("hub", WARNING, said)
     return Check("hub", TO_DO, f"{said}: see to the network, or name a mirror in NANOCHAT_MIRROR")
 
@@ -1534,7 +1539,7 @@ def preflight_checks(
     plan = replace(plan, card=card or plan.card)
     scale = scale_of(plan, gpus)
     on_gpus = scale is not None and os.environ.get("NANOCHAT_DEVICE") != "cpu"
-    why = "NANOCHAT_DEVICE is cpu" if scale else "the plan asks for none"
+    why = "NANOCHAT_DEVICE is cpu" if scale else "this job needs none"
     seen = gpu_check(plan, gpus) if on_gpus else Check("gpus", UNSEEN, why)
     yield seen
     if on_gpus and plan.card != "mps":
@@ -1545,7 +1550,7 @@ def preflight_checks(
         yield exchange_check(plan, gpus, scale if on_gpus else None)
     yield memory_check(plan, gpus, on_gpus)
     yield disk_check(plan, rdir)
-    yield hub_check(plan)
+    yield hub_check(plan, rdir)
 
 def show_checks(
     checks:Iterator[Check],

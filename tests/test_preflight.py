@@ -1,6 +1,6 @@
 "Before a run: what is looked at, what is said, and when it could not work"
 
-import json
+import json, sys
 from types import SimpleNamespace
 
 import pytest
@@ -151,20 +151,25 @@ def test_memory_that_is_short(monkeypatch):
 def test_a_hub_that_is_there_and_one_that_is_not(base, monkeypatch):
     with own_hub() as address:
         monkeypatch.setenv("NANOCHAT_MIRROR", address)
-        check = hub_check(FULL)
-        assert check.state == OK and f"{address} answers; 0 of 114 shards" in check.said
+        check = hub_check(FULL, run_dir("big"))
+        assert check.state == OK and f"{address} answers; 114 of about 114 shards" in check.said
     monkeypatch.setenv("NANOCHAT_MIRROR", "http://127.0.0.1:9")
-    check = hub_check(FULL)
+    check = hub_check(FULL, run_dir("big"))
     assert check.state == TO_DO and "NANOCHAT_MIRROR" in check.said and "refused" in check.said
     monkeypatch.setenv("NANOCHAT_SHARDS", "1")
     shards = base / "hub" / "climbmix"
     shards.mkdir(parents=True)
     for number in range(2):
         (shards / f"shard_{number:05}.parquet").touch()
-    assert hub_check(FULL).state == WARNING, "what is needed is here"
+    assert hub_check(FULL, run_dir("big")).state == WARNING, "what is needed is here"
+    monkeypatch.delenv("NANOCHAT_SHARDS")
+    assert hub_check(FULL, run_dir("big")).state == TO_DO
+    write_plan(run_dir("big"), FULL)
+    (run_dir("big") / "base" / f"step_{FULL.base.steps}").mkdir(parents=True)
+    assert hub_check(FULL, run_dir("big")).state == WARNING, "pretraining is done"
     monkeypatch.setenv("NANOCHAT_MIRROR", "nowhere")
-    assert hub_check(FULL).state == TO_DO
-    assert hub_check(LAPTOP).state == OK and set(HUB_NAMES) == set(scaling.HUB)
+    assert hub_check(FULL, run_dir("big")).state == TO_DO
+    assert hub_check(LAPTOP, run_dir("small")).state == OK and set(HUB_NAMES) == set(scaling.HUB)
 
 
 def test_a_server_that_is_silent_costs_no_more_than_its_time(monkeypatch):
@@ -217,12 +222,18 @@ def test_a_job_that_could_not_work_is_an_error(base, monkeypatch, capsys):
     assert not base.exists()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="asks what happens without a GPU")
-def test_a_start_that_could_not_work_begins_no_step(base):
-    write_plan(run_dir("big"), FULL)
-    done = door("--run", "big", base=base, NANOCHAT_MIRROR="http://127.0.0.1:9")
-    one_line(done, "the run can't work here yet", "gpus", "hub", status=1)
-    assert "== tokenizer ==" not in done.stderr and not (run_dir("big") / "tokenizer").exists()
+def test_a_start_that_could_not_work_begins_no_step(base, tmp_path):
+    "What chapter 13 finds before the first step ends the walk"
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/sh\ncase "$*" in *--estimate*) echo "error: no disk" >&2; exit 1 ;; esac\n'
+        f'exec "{sys.executable}" "$@"\n'
+    )
+    python.chmod(0o755)
+    write_plan(run_dir("small"), SMOKE)
+    done = door("--run", "small", base=base, PYTHON=python)
+    one_line(done, "no disk", status=1)
+    assert "== tokenizer ==" not in done.stderr and not (run_dir("small") / "tokenizer").exists()
 
 
 def test_a_run_on_gpus_is_looked_at_before_its_first_step(base, monkeypatch, capsys):
