@@ -161,6 +161,14 @@ def test_notebook_is_clean(path):
             )
 
 
+@pytest.mark.parametrize("path", BOOKS, ids=names(BOOKS))
+def test_no_notebook_leaves_gradients_off(path):
+    "nbdev_test runs several of them in one process, one after the other"
+    for c in code_cells(path):
+        for line in source(c).splitlines():
+            assert not line.startswith("torch.set_grad_enabled(False"), f"cell {c['id']}: {line}"
+
+
 @pytest.mark.parametrize("path", NBS, ids=names(NBS))
 def test_chapter_has_its_bones(path):
     cs = cells(path)
