@@ -103,31 +103,22 @@ def torchrun(processes, *args, base=None, timeout=300, **env):
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     n = 2 if args[0] == "-m" else 1
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        f"--nproc_per_node={processes}",
-        f"--master_port={port}",
-        *map(str, (*args[:n], "--", *args[n:])),
-    ]
-    return subprocess.run(
-        command,
-        cwd=ROOT,
-        env=environment(base, OMP_NUM_THREADS=1, NANOCHAT_DEVICE="cpu", **env),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
+    command = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
+    return warmly([*command, *args[:n], "--", *args[n:]], base, timeout, env)
 
 
 def launched(processes, *args, base=None, timeout=300, **env):
     "The same by chapter 11's `launch`, which starts sooner"
-    call = f"from nanochat.distributed import launch; exit(launch({processes}, {[str(arg) for arg in args]}))"
+    return warmly([warm.LAUNCH, processes, *args], base, timeout, env)
+
+
+def warmly(command, base, timeout, env):
+    "A Python command line by a warm Python, on the CPU"
+    around = environment(base, OMP_NUM_THREADS=1, NANOCHAT_DEVICE="cpu", **env)
     return subprocess.run(
-        [sys.executable, "-c", call],
+        [warm.stand_in(around), *map(str, command)],
         cwd=ROOT,
-        env=environment(base, OMP_NUM_THREADS=1, NANOCHAT_DEVICE="cpu", **env),
+        env=around,
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -1,12 +1,12 @@
 """After pretraining: conversations that stay whole, and a reinforcement that is the same from any number of
 processes and moves nothing where nothing was learned"""
 
-import copy, gzip, json, math, random, shutil, socket, subprocess, sys
+import copy, gzip, json, math, random, shutil
 from dataclasses import replace
 from itertools import islice
 import pytest, torch
 from hypothesis import given, settings, strategies as st
-from conftest import ROOT, Run, environment, lines_of, run_module
+from conftest import Run, lines_of, run_module, torchrun, warmly
 from nanochat import chat, grpo, loader, sft, tasks
 from nanochat.chat import signed
 from nanochat.distributed import MuonAdamW, param_groups
@@ -542,26 +542,7 @@ grpo.main()
 
 def launch(processes, command, base):
     "A Python program in one process, or in several under torchrun"
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    several = [
-        "-m",
-        "torch.distributed.run",
-        f"--nproc_per_node={processes}",
-        f"--master_port={port}",
-        "--no-python",
-        "--",
-        sys.executable,
-    ]
-    done = subprocess.run(
-        [sys.executable, *(several if processes > 1 else []), *map(str, command)],
-        cwd=ROOT,
-        capture_output=True,
-        env=environment(base, OMP_NUM_THREADS=1, NANOCHAT_DEVICE="cpu"),
-        text=True,
-        timeout=300,
-    )
+    done = torchrun(processes, *command, base=base) if processes > 1 else warmly(command, base, 300, {})
     assert done.returncode == 0, done.stderr[-3000:]
 
 

@@ -3,7 +3,7 @@
 import os, subprocess, sys, time
 import pytest
 import warm
-from conftest import ROOT, environment
+from conftest import ROOT, environment, launched, torchrun
 
 SAYS = """
 import os, sys, torch
@@ -67,3 +67,23 @@ def test_a_stand_in_for_python(tmp_path):
         out = subprocess.run(command, env=around, capture_output=True, text=True, cwd=ROOT)
         assert out.returncode == status
         assert out.stdout.startswith("tier smoke") if status == 0 else "no such" in out.stderr
+
+
+def test_a_launcher_s_processes_are_copies_too(tmp_path):
+    "Both launchers, a script and a module; a process that is killed from outside is seen to be"
+    script = tmp_path / "says.py"
+    script.write_text(
+        "import os, sys, torch\n"
+        "who = open(f'/proc/{os.getpid()}/cmdline').read()\n"
+        "rank, threads = os.environ['RANK'], torch.get_num_threads()\n"
+        "sys.stdout.write(f'{rank} {\"warm.py\" in who} {threads} {sys.argv[1:]} {__file__}\\n')\n"
+    )
+    for start in (launched, torchrun):
+        done = start(2, script, "--a", "b c")
+        assert done.returncode == 0, done.stderr
+        said = sorted(done.stdout.splitlines())
+        expected = [f"{rank} True 1 ['--a', 'b c'] {script}" for rank in (0, 1)]
+        assert said == (expected if start is torchrun else expected[:1])
+    script.write_text("import os\nos.environ['RANK'] != '1' or os.kill(os.getpid(), 9)")
+    done = launched(2, script)
+    assert done.returncode == 128 + 9 and "process 1 of 2 was ended by SIGKILL" in done.stderr

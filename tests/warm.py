@@ -3,13 +3,16 @@
 Loading torch takes two to five seconds of a core, and the tests run hundreds of the library's commands. `run`
 does what `subprocess.run([python, "-m", MODULE, ...])` would: another process, with its own environment,
 folder, input and output, whose last word is its exit status. `stand_in` makes a program that can take
-Python's place on a command line and does the same for `-m nanochat.MODULE`. What is read while Python or
-torch is loaded can't be changed afterwards, so there is one warm Python for each such environment.
+Python's place on a command line and does the same for modules and scripts; what starts several processes by
+`sys.executable` finds itself there, so that all of them are copies. What is read while Python or torch is
+loaded can't be changed afterwards, so there is one warm Python for each such environment.
 """
 
 import atexit, functools, json, os, runpy, select, shutil, signal, socket, subprocess, sys, tempfile
 from pathlib import Path
 
+# what starts other processes: they are copies, too
+LAUNCHERS = ("nanochat.runs", "nanochat.distributed", "torch.distributed.run")
 # read once, when Python, torch or the C library is loaded
 EARLY = ("PYTHON", "OMP_", "MKL_", "KMP_", "GOMP_", "TORCH", "LD_", "MALLOC_", "CUDA_")
 NOT_EARLY = ("PYTHON",)  # speedrun.sh's own: the Python that makes the environment
@@ -20,6 +23,7 @@ sys.path.insert(0, {tests!r})
 import warm
 warm.stand_in_for({python!r}, {address!r})
 """
+LAUNCH = str(Path(__file__).resolve().with_name("launch.py"))
 
 
 def early(env) -> frozenset:
@@ -35,6 +39,11 @@ def own_folder() -> Path:
     return Path(folder)
 
 
+def program_at(address: str) -> str:
+    "The program that stands in for the warm Python of an address"
+    return address.replace("socket", "python")
+
+
 def warm_python(env: dict) -> str:
     "The address of the warm Python for this environment, started where there is none"
     key = early(env)
@@ -45,6 +54,9 @@ def warm_python(env: dict) -> str:
         atexit.register(process.kill)
         if process.stdout.readline() != b"ready\n":
             raise RuntimeError("the warm Python did not start")
+        program, here = Path(program_at(address)), str(Path(__file__).resolve().parent)
+        program.write_text(STANDS_IN.format(python=sys.executable, tests=here, address=address))
+        program.chmod(0o755)
         WARM[key] = address
     return WARM[key]
 
@@ -74,7 +86,7 @@ def run(module: str, args: list, cwd, env: dict, stdin: str, timeout: float) -> 
         given.write(stdin.encode())
         given.seek(0)
         numbers = [file.fileno() for file in files]
-        job = Job(warm_python(env), numbers, module=module, args=args, cwd=str(cwd), env=env)
+        job = Job(warm_python(env), numbers, command=["-m", module, *args], cwd=str(cwd), env=env)
         try:
             status = job.wait(timeout)
         except TimeoutError:
@@ -89,27 +101,33 @@ def run(module: str, args: list, cwd, env: dict, stdin: str, timeout: float) -> 
 
 def stand_in(env: dict) -> str:
     "The path of a program that can be started in Python's place, in this environment"
-    address = warm_python(env)
-    program = Path(address.replace("socket", "python"))
-    if not program.exists():
-        here = str(Path(__file__).resolve().parent)
-        program.write_text(STANDS_IN.format(python=sys.executable, tests=here, address=address))
-        program.chmod(0o755)
-    return str(program)
+    return program_at(warm_python(env))
+
+
+def by_a_copy(command: list) -> bool:
+    "Is this Python command line carried out by a copy?"
+    match command:
+        case ["-m", "nanochat.runs", *rest]:  # which needs no torch itself
+            return rest[:1] == ["launch"]
+        case ["-m", module, *_]:
+            return module.startswith("nanochat.") or module in LAUNCHERS
+        case [script, *_]:
+            return script.endswith(".py")
+    return False
 
 
 def stand_in_for(python: str, address: str):
-    "Carry out this process's command line; what is no module of the library, Python does itself"
-    module = sys.argv[2] if sys.argv[1:2] == ["-m"] else ""
-    if not module.startswith("nanochat.") or module == "nanochat.runs":  # which needs no torch
+    "Carry out this process's command line, by a copy or by Python itself"
+    command = sys.argv[2:] if sys.argv[1:2] == ["-u"] else sys.argv[1:]
+    if not by_a_copy(command):
         os.execv(python, [python, *sys.argv[1:]])
-    about = dict(cwd=os.getcwd(), env=dict(os.environ))
-    job = Job(address, [0, 1, 2], module=module, args=sys.argv[3:], **about)
+    job = Job(address, [0, 1, 2], command=command, cwd=os.getcwd(), env=dict(os.environ))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, frame: os.kill(job.pid, number))
     status = job.wait()
     if status < 0:  # ended by a signal, and so are we
-        signal.signal(-status, signal.SIG_DFL)
+        if -status != signal.SIGKILL:
+            signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     os._exit(status)
 
@@ -170,8 +188,22 @@ def wait_for_job(address: str) -> dict:
     return job
 
 
+def carry_out(command: list, cwd: str):
+    "What Python does with its command line: -m and a module, or a script"
+    if command[0] == "-m":
+        sys.argv, sys.path[0] = command[1:], cwd
+        runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv, sys.path[0] = command, os.path.dirname(os.path.abspath(command[0]))
+        runpy.run_path(command[0], run_name="__main__")
+
+
 if __name__ == "__main__":
+    threads = os.environ.get("OMP_NUM_THREADS")
     job = wait_for_job(sys.argv[1])
-    sys.argv = [job["module"], *job["args"]]
-    sys.path[0] = job["cwd"]
-    runpy.run_module(job["module"], run_name="__main__", alter_sys=True)
+    command = job["command"]
+    if any(word in (LAUNCH, *LAUNCHERS) for word in command[:2]):
+        sys.executable = program_at(sys.argv[1])
+    if threads != (given := job["env"].get("OMP_NUM_THREADS")) and given:  # a launcher shares the cores out
+        sys.modules["torch"].set_num_threads(int(given))
+    carry_out(command, job["cwd"])
