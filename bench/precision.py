@@ -1,14 +1,19 @@
-"""Chapter 12: what compile gains in a whole step, and what fewer bits cost, in pairs of runs.
+"""Chapter 12: what compile gains in a step, and what fewer bits cost, in pairs of runs.
 
-    python bench/precision.py compile     eager and compiled step, each dtype (two minutes; a C++ compiler)
+    python bench/precision.py compile     passes forward and back, eager and compiled, each dtype, and what
+                                          building costs, with an empty cache and again (eight minutes; a C++
+                                          compiler)
     python bench/precision.py bits        bits per byte with tables in bfloat16 and with eight-bit products,
                                           each against bfloat16 with the same seed (two minutes)
 
-`compile`: 4 layers, 256 wide, vocabulary 4,096, 8 rows of 512 tokens, every switch on; forward, backward and
-optimizer, of which the model alone is compiled. `bits`: the byte model of chapter 12 on World's text.
+`compile`: the laptop tier's model and rows, and 4 layers, 256 wide, vocabulary 4,096, 8 rows of 512 tokens;
+every switch on. The optimizer, which is not compiled, is timed beside them. Each figure comes from a process
+of its own; `again` finds the kernels that the first one left. `bits`: the byte model of chapter 12 on World's
+text.
 """
 
-import argparse, json, math, sys, time
+import argparse, json, math, os, subprocess, sys, tempfile, time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 here = Path(__file__).resolve().parent.parent
@@ -16,49 +21,54 @@ sys.path.insert(0, str(here))
 import torch
 from nanochat.distributed import MuonAdamW, param_groups
 from nanochat.gpt import GPT, GPTConfig, MODERN
-from nanochat.precision import bf16_tables, compile_pays, use_fp8
+from nanochat.precision import bf16_tables, compile_pays, seconds_of, use_fp8
+from nanochat.pretrain import model_config
 from nanochat.runs import atomic_write
 from nanochat.runtime import provenance
+from nanochat.scaling import make_plan
 from nanochat.world import World
 
-SHAPE = dict(vocab_size=4096, seq_len=512, n_layer=4, n_embd=256, n_head=4, n_kv_head=4, **MODERN)
-ROWS, STEPS_LEFT = 8, 5000
+WIDER = dict(vocab_size=4096, seq_len=512, n_layer=4, n_embd=256, n_head=4, n_kv_head=4, **MODERN)
+STEPS_LEFT = 5000
 
 
-def stepper(dtype, compiled):
-    "One step of training that waits for its loss, as a function"
+def shapes():
+    "Configs and rows by name"
+    laptop = replace(make_plan("laptop"), vocab_size=1024)
+    return dict(laptop=(model_config(laptop), laptop.base.rows), wider=(GPTConfig(**WIDER), 8))
+
+
+def measure(shape, dtype):
+    "Seconds of a pass forward and back and of the optimizer's step, and of building; one JSON line"
     torch.manual_seed(0)
-    model = GPT(GPTConfig(**SHAPE), dtype)
-    opt, ids = MuonAdamW(param_groups(model)), torch.randint(4096, (ROWS, 513))
-    loss_of = torch.compile(model, dynamic=False) if compiled else model
+    config, rows = shapes()[shape]
+    model = GPT(config, getattr(torch, dtype))
+    opt, ids = MuonAdamW(param_groups(model)), torch.randint(config.vocab_size, (rows, config.seq_len + 1))
+    compiled = torch.compile(model, dynamic=False)
 
-    def step():
-        loss = loss_of(ids[:, :-1], ids[:, 1:])
-        loss.backward()
-        opt.step()
-        model.zero_grad()
-        return loss.item()
+    def passes(forward):
+        forward(ids[:, :-1], ids[:, 1:], n_tokens=rows * config.seq_len).backward()
+        opt.zero_grad()
 
-    return step
+    found = compile_pays(lambda: passes(model), lambda: passes(compiled), STEPS_LEFT, usual_cost=0.0)
+    model(ids[:, :-1], ids[:, 1:]).backward()
+    print(json.dumps(dict(asdict(found), optimizer=seconds_of(opt.step))))
 
 
 def compile_step():
-    "What compiling gains and costs, for each dtype"
+    "What compiling gains and costs, for each shape and dtype"
     rows = []
-    for dtype in (torch.float32, torch.bfloat16):
-        found = compile_pays(stepper(dtype, False), stepper(dtype, True), STEPS_LEFT, usual_cost=0.0)
-        ratio = found.plain / found.compiled
-        rows.append(
-            dict(
-                dtype=str(dtype)[6:],
-                plain=found.plain,
-                compiled=found.compiled,
-                cost=found.cost,
-                ratio=ratio,
-                border=found.cost / (found.plain - found.compiled) if ratio > 1 else None,
-            )
-        )
-        print(rows[-1])
+    for shape in shapes():
+        for dtype in ("float32", "bfloat16"):
+            with tempfile.TemporaryDirectory() as kernels:
+                around = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": kernels}
+                command = [sys.executable, __file__, "one", shape, dtype]
+                first, again = (json.loads(subprocess.check_output(command, env=around)) for _ in range(2))
+            both = dict(plain=first["plain"], compiled=first["compiled"], optimizer=first["optimizer"])
+            both |= dict(ratio=first["plain"] / first["compiled"], cost=first["cost"])
+            both |= dict(ratio_again=again["plain"] / again["compiled"], cost_again=again["cost"])
+            rows.append(dict(shape=shape, dtype=dtype, **both))
+            print(rows[-1], flush=True)
     return rows
 
 
@@ -119,6 +129,8 @@ def main():
     p.add_argument("--out", type=Path, default=out_file, help="where the figures go")
     a = p.parse_args()
     parts = dict(compile=compile_step, bits=bits)
+    if a.parts[:1] == ["one"] and len(a.parts) == 3:  # what compile_step starts
+        return measure(*a.parts[1:])
     if unknown := set(a.parts) - set(parts):
         p.error(f"no part {', '.join(sorted(unknown))}: there are {', '.join(parts)}")
     out = json.loads(a.out.read_text()) if a.out.exists() else {}

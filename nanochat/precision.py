@@ -460,7 +460,7 @@ def compile_pays(
     step_compiled:Callable,     # the same compiled; its first call builds it
     steps_left:int,
     usual_cost:float=60.,       # seconds that building takes for a model
-    best_gain:float=1.5,        # how many times as fast a compiled step may become at best
+    best_gain:float=1.75,       # how many times as fast a compiled step may become at best
 )->CompileProbe:
     "Try whether compiling pays, unless even the best gain could not pay for it"
     step_plain()                                           # the first step wakes everything up
