@@ -364,9 +364,11 @@ def try_out(
 ):
     "One pass forward and back, of which nothing remains, however it ends"
     ids_BT, targets_BT = (t.to(model.device) for t in batch[:2])
+    # a tensor, as in a step: for a plain number torch.compile would build a model of its own
+    n_tokens = torch.tensor(float(ids_BT.numel()), device=model.device)
     try:
         with torch.random.fork_rng():          # dropout throws dice, and the training's own must stay
-            forward(ids_BT, targets_BT, n_tokens=ids_BT.numel()).backward()
+            forward(ids_BT, targets_BT, n_tokens=n_tokens).backward()
     finally:
         model.zero_grad()
     if model.device.type == "cuda":

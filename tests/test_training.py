@@ -681,6 +681,17 @@ def test_a_probe_leaves_no_trace(tmp_path):
     assert all(torch.equal(before[name], p) and p.grad is None for name, p in model.named_parameters())
 
 
+def test_a_stage_is_compiled_once(tmp_path, monkeypatch):
+    "The trial is a step like those to come: twenty of them, with changing rates, build nothing more"
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    run = short_run(monkeypatch, tmp_path, "once", "on", steps=20)
+    assert run.result("base")["compiled"] is True
+    assert counters["stats"]["unique_graphs"] == 1
+
+
 # --- the same seed, the same loss ---
 
 KEPT_TRACE = [  # 20 steps of the smoke tier in float32: whoever changes it on purpose records it again
