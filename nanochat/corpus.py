@@ -668,10 +668,13 @@ def hub_files(
     return [Shard(*file) for file in listing["files"]]
 
 # %% ../nbs/03_corpus.ipynb #3f89950b
+def _place(name, path, commit):
+    "Where a file of a hub corpus lies, on any mirror"
+    return f"{HUB[name]['repo']}/resolve/{commit}/{path}"
+
 def hub_url(name:str, shard:Shard)->str:
     "Address of a shard, by commit"
-    commit = _kept_listing(name)["revision"]
-    return f"{hub_address()}/datasets/{HUB[name]['repo']}/resolve/{commit}/{shard.path}"
+    return f"{hub_address()}/datasets/{_place(name, shard.path, _kept_listing(name)['revision'])}"
 
 def fetch(
     name:str,              # a name in HUB
@@ -933,7 +936,8 @@ class Corpus:
         digest = hashlib.sha256()
         if self.source in HUB:
             shards = [hub_files(self.source)[-1], *shard_order(self.source, self.seed)]
-            places = [hub_url(self.source, shard).split("/datasets/")[1] for shard in shards]
+            commit = _kept_listing(self.source)["revision"]
+            places = [_place(self.source, shard.path, commit) for shard in shards]
             digest.update(json.dumps(places).encode())
             return digest.hexdigest()[:16]
         if self.source != "world":

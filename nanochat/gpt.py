@@ -292,7 +292,8 @@ def make_parts(self:GPT):
 @patch
 def place(self:GPT, device):
     "Room for the weights on a device, not yet filled, and the tables of angles, which are never saved"
-    self.to_empty(device=device)
+    # as Module.to_empty does, whose empty_like of a shape without contents would load sympy: a second
+    self._apply(lambda t: torch.empty(t.shape, dtype=t.dtype, device=device))
     cfg = self.cfg
     cos, sin = rope_cache(cfg.seq_len*2, cfg.head_dim, cfg.rope_base, device="cpu")
     self.register_buffer("cos", (cfg.qk_scale*cos).to(device), persistent=False)

@@ -10,6 +10,9 @@ import warm
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
+# where Python is told to keep no bytecode, each of a thousand commands would compile the library anew
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+    os.environ["PYTHONPYCACHEPREFIX"] = str(ROOT / ".pytest_cache" / "bytecode")
 # what may not be skipped here: crate, browser, shared, ruff
 REQUIRED = {name for name in os.environ.get("NANOCHAT_REQUIRE", "").split(",") if name}
 # stage: its command

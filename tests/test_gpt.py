@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest, torch
 import nanochat.gpt
 from torch.testing import assert_close
-from conftest import ROOT, environment
+from conftest import ROOT, environment, warmly
 from nanochat.attention import rope_cache
 from nanochat.chat import render_prompt
 from nanochat.gpt import FIRST_TABLES, GPT, HF_NAMES, MODERN, GPTConfig
@@ -944,3 +944,19 @@ def test_the_files_that_travel_are_part_of_the_package():
             "transformers",
             ".configuration_nanochat",
         }, imports
+
+
+def test_a_model_is_made_and_loaded_without_sympy(tmp_path):
+    "torch would load it to think about shapes; every start of every command would wait a second for it"
+    script = tmp_path / "loads.py"
+    script.write_text(
+        "import sys, torch\n"
+        "from nanochat.gpt import GPT, GPTConfig, MODERN, load_model, save_model\n"
+        "shape = dict(vocab_size=64, seq_len=64, n_layer=2, n_embd=64, n_head=2, n_kv_head=2)\n"
+        "save_model(GPT(GPTConfig(**shape, **MODERN)), sys.argv[1])\n"
+        "model = load_model(sys.argv[1], 'cpu')[0]\n"
+        "assert model(torch.zeros(1, 8, dtype=torch.long)).shape == (1, 8, 64)\n"
+        "print('sympy' in sys.modules)\n"
+    )
+    done = warmly([script, tmp_path / "model"], tmp_path, 60, {})
+    assert done.stdout == "False\n", done.stdout + done.stderr
