@@ -24,8 +24,7 @@ road() {
 
 # ---- the doors; what has to be decided is decided in nanochat/runs.py (appendix A1) -------------------------------------
 main() {
-  local door=train
-  case "${1-}" in --help|-h) door=help ;; ""|-*) ;; *) door=$1; shift ;; esac
+  local door=train; case "${1-}" in --help|-h) door=help ;; ""|-*) ;; *) door=$1; shift ;; esac
   case "$door" in
     walk)       [ -n "${FINISHED-}" ] || misuse "unknown door 'walk'"; walk "$@"; return ;;     # the second half of `train`
     help)       find_python; runs help; return ;;
@@ -47,29 +46,34 @@ main() {
 
 walk() {   # walk RUN FOLDER OPTIONS: the run is found, compared and locked (files 8 and 9 of this shell are its locks)
   local began=$SECONDS
-  RUN=$1; RUN_DIR=$2; GIVEN=("${@:3}"); STARTED=""; FORESEEN=""; AT=settings
-  find_python; trap ending EXIT; trap : INT                         # Ctrl-C ends the step that runs, and then this shell has a word to say
+  RUN=$1; RUN_DIR=$2; GIVEN=("${@:3}"); STARTED=""; FORESEEN=""; AT=settings; WORKER=""; STOPPING=""
+  trap 'hear INT' INT; trap 'hear TERM' TERM; find_python; trap ending EXIT
   road
   if [ -n "$STARTED" ]; then say "run $RUN is finished: $(clock $((SECONDS-began))) in this start"; else say "run $RUN is finished already"; fi
-  say "report: $RUN_DIR/report.md"
-  say "$NEXT"
+  say "report: $RUN_DIR/report.md"; say "$NEXT"
 }
-# whatever ends a walk: a start that was refused leaves no empty run behind, and only 1 and 2 have said what was wrong
-ending() { local status=$?; [ -z "$FRESH" ] || runs forget "$RUN"; [ $status -le 2 ] || say "stopped${NANOCHAT_LIMIT:+$(runs late)} in step '$AT'; the same command goes on from there"; }
+ending() { local status=$?; [ -z "$FRESH" ] || runs forget "$RUN"; [ $status -le 2 ] || say "stopped${NANOCHAT_LIMIT:+$(runs late)} in step '$AT'; the same command goes on from there"; }   # a start that was refused leaves no empty run behind; only 1 and 2 have said what was wrong
 
 step() {   # step NAME MODULE OPTIONS: run one module of the library, unless its work is there and whole
   local name=$1 module=$2 status=0; AT=$1
   case "$STARTED$FINISHED" in *yes*) ;; *" $name "*) return 0 ;; esac       # until a step has run, what was looked up at the start holds
-  runs done "$RUN" "$name" || status=$?
-  case $status in 0) return 0 ;; 10) ;; *) exit $status ;; esac
+  runs done "$RUN" "$name" || status=$?; case $status in 0) return 0 ;; 10) ;; *) exit $status ;; esac
   [ -z "$READ_ONLY" ] || die "run $RUN is not finished (step '$name' comes next), and $RUN_DIR can't be written: copy it to a NANOCHAT_BASE_DIR that can"
   [ -n "$STARTED$FRESH" ] || say "run $RUN goes on at step '$name'"
-  STARTED=yes; status=0
-  [ "$name" = settings ] || [ -n "$FORESEEN" ] || { "$PY" -m nanochat.scaling --estimate --run "$RUN" 8<&- 9>&- >&2; FORESEEN=yes; }
+  STARTED=yes
+  [ "$name" = settings ] || [ -n "$FORESEEN" ] || { attend "$PY" -m nanochat.scaling --estimate --run "$RUN" >&2; FORESEEN=yes; }
   say "== $name =="
-  "$PY" -m ${LAUNCH-} "nanochat.$module" "${@:3}" --run "$RUN" 8<&- 9>&- || status=$?      # the locks are this shell's alone
-  [ $status = 0 ] && export NANOCHAT_TOLD=yes || exit $status                   # what this step has said of a folder is not said again
+  attend "$PY" -m ${LAUNCH-} "nanochat.$module" "${@:3}" --run "$RUN"
+  export NANOCHAT_TOLD=yes                                                      # what this step has said of a folder is not said again
 }
+attend() {   # run a command, and pass SIGTERM on to it: `docker stop` and Slurm send it to this shell alone, which can hear it only in `wait`
+  local status=0; HEARD=""
+  (trap : INT QUIT; trap - INT QUIT; exec "$@") <&0 8<&- 9>&- & WORKER=$!       # Ctrl-C is for it as well; the locks are this shell's alone
+  [ -z "$STOPPING" ] || kill -TERM "$WORKER" || :; wait "$WORKER" || status=$?
+  while [ -n "$HEARD" ] && kill -0 "$WORKER" 2>/dev/null; do HEARD=""; status=0; wait "$WORKER" || status=$?; done
+  WORKER=""; case "$STOPPING$status" in yes0|yes143) status=75 ;; esac; [ $status = 0 ] || exit $status    # told to stop, with nothing to save
+}
+hear() { HEARD=yes; [ "$1" = INT ] || { STOPPING=yes; [ -z "$WORKER" ] || kill -TERM "$WORKER" 2>/dev/null || :; }; }
 
 # ---- tests: every part runs, so that one failure does not hide another; the last line says how it went ------------------
 all_tests() {
@@ -111,11 +115,9 @@ set_up() {   # installs requirements.lock or, where NEWEST is set, the newest th
 }
 
 find_python() {   # .venv's Python where there is one, else $PYTHON, else the first on PATH that is new enough
-  local p
-  if [ -z "${NANOCHAT_SKIP_SETUP-}" ] && .venv/bin/python -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("pip"))' 2>/dev/null; then PY=$HERE/.venv/bin/python
+  local p; if [ -z "${NANOCHAT_SKIP_SETUP-}" ] && .venv/bin/python -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("pip"))' 2>/dev/null; then PY=$HERE/.venv/bin/python
   elif [ -n "${PYTHON-}" ]; then PY=$(command -v "$PYTHON") || die "PYTHON is '$PYTHON', and there is no such program"
-  else
-    for p in python3 python3.14 python3.13 python3.12 python3.11; do good_python "$p" && PY=$(command -v "$p") && break; done
+  else for p in python3 python3.14 python3.13 python3.12 python3.11; do good_python "$p" && PY=$(command -v "$p") && break; done
     [ -n "${PY-}" ] || die "no Python from 3.11 to 3.14 on PATH: install one, or name it with PYTHON=/path/to/python"
   fi
   good_python "$PY" || die "$PY is $("$PY" --version 2>&1 || true): Python 3.11 to 3.14 is needed; name another with PYTHON=/path/to/python (and remove .venv if it was made by this one)"
@@ -131,10 +133,8 @@ die()        { say "error: $*"; exit 1; }
 misuse()     { say "error: $*; \`bash speedrun.sh help\` lists doors and options"; exit 2; }
 clock()      { printf '%d:%02d' $(($1/60)) $(($1%60)); }
 
-unset CDPATH; NEWEST=""
-HERE=$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" && pwd)      # a link to this script means the folder of the script
-export NANOCHAT_CALLER=$PWD
-case "${NANOCHAT_BASE_DIR-}" in ""|/*|"~"*) ;; *) export NANOCHAT_BASE_DIR="$PWD/$NANOCHAT_BASE_DIR" ;; esac    # what is relative, is so to the caller
+unset CDPATH; NEWEST=""; HERE=$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" && pwd)      # a link to this script means the folder of the script
+export NANOCHAT_CALLER=$PWD; case "${NANOCHAT_BASE_DIR-}" in ""|/*|"~"*) ;; *) export NANOCHAT_BASE_DIR="$PWD/$NANOCHAT_BASE_DIR" ;; esac    # what is relative, is so to the caller
 case "${PYTHON-}" in /*) ;; */*) PYTHON=$PWD/$PYTHON ;; esac
 cd -- "$HERE"
 { main "$@"; exit; }    # read as one piece: a script that is changed while it runs must not be read on from

@@ -2,7 +2,8 @@
 
 import json, os, random, signal, subprocess, sys, time
 import pytest
-from conftest import ROOT, TRAIN, door, environment, flip, leftovers, lines_of, one_line
+import warm
+from conftest import ROOT, TRAIN, door, door_environment, environment, flip, leftovers, lines_of, one_line
 
 # On the smoke tier no word problem is solved yet, so reinforcement would leave the model as it is; a reward
 # that half of the answers earn moves it
@@ -102,8 +103,6 @@ def test_killed_before_and_after_the_first_checkpoint(smoke, stage, tmp_path):
 @pytest.mark.slow
 def test_the_whole_job_killed_and_started_again(smoke, tmp_path):
     run = smoke.before("sft", tmp_path)
-    from conftest import door_environment
-
     p = subprocess.Popen(
         ["bash", str(ROOT / "speedrun.sh"), "--run", run.name],
         env=door_environment(run.base),
@@ -199,3 +198,40 @@ def test_told_to_stop_it_saves_and_says_so(smoke, stage, tmp_path):
         again = command(stage, run)
         subprocess.run(again, cwd=ROOT, env=environment(run.base), check=True, capture_output=True)
         same_end(run, smoke, stage)
+
+
+def living(base):
+    "Processes that work in a base folder"
+    wanted, found = f"NANOCHAT_BASE_DIR={base}".encode(), []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                found += [int(pid)] if wanted in file.read().split(b"\0") else []
+        except OSError:
+            pass
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no /proc to look for processes in")
+def test_the_shell_alone_is_told_to_stop(smoke, tmp_path):
+    "As `docker stop` tells only the first process: the step hears of it, saves, and nothing lives on"
+    run = smoke.before("mid", tmp_path)
+    around = door_environment(run.base)
+    around["PYTHON"] = warm.stand_in(around)
+    p = subprocess.Popen(
+        ["bash", str(ROOT / "speedrun.sh"), "--run", run.name],
+        env=around,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until = time.time() + 120
+    while p.poll() is None and len(lines_of(run.dir, "mid")) < 2 and time.time() < until:
+        time.sleep(0.005)
+    p.send_signal(signal.SIGTERM)
+    said = p.communicate(timeout=60)[1]
+    done = len(lines_of(run.dir, "mid"))
+    assert p.returncode == 75 and f"mid: told to stop (SIGTERM): step {done} is saved" in said, said[-2000:]
+    assert said.splitlines()[-1] == "stopped in step 'mid'; the same command goes on from there"
+    assert run.last("mid").name == f"step_{done}" and done < run.settings["mid"]["steps"]
+    assert not living(run.base)

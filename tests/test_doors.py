@@ -474,3 +474,41 @@ def test_ctrl_c_early_in_a_step_has_its_word(base):
         said += p.stderr.readlines()
         assert p.wait(timeout=60) == 130 and "Traceback" not in "".join(said), said
         assert sum("the same command goes on from there" in line for line in said) == 1, said
+
+
+# a Python whose every step waits for SIGTERM, and then does what HEARS says
+WAITS = """#!/bin/sh
+case "$*" in
+  "-m nanochat.runs done "*) exit 10 ;;
+  "-m nanochat.runs "*) exit 0 ;;
+  "-m nanochat."*) exec "{python}" -c '{waits}' ;;
+  *) exec "{python}" "$@" ;;
+esac
+"""
+WAIT = """
+import os, signal, sys, time
+if os.environ["HEARS"]: signal.signal(signal.SIGTERM, lambda *signal: sys.exit(int(os.environ["HEARS"])))
+print("ready", signal.getsignal(signal.SIGINT) is signal.default_int_handler, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("hears, status", [("75", 75), ("", 75), ("0", 75), ("1", 1)])
+def test_a_shell_that_is_told_to_stop_tells_its_step(tmp_path, hears, status):
+    "As the first process of a container, or Slurm's batch step: nobody else hears of it"
+    python = tmp_path / "python"
+    python.write_text(WAITS.format(python=sys.executable, waits=WAIT))
+    python.chmod(0o755)
+    walk = dict(FINISHED=" ", FRESH="", READ_ONLY="", NEXT="", HEARS=hears, PYTHON=python)
+    p = subprocess.Popen(
+        ["bash", str(ROOT / "speedrun.sh"), "walk", "one", str(tmp_path)],
+        env=door_environment(tmp_path, **walk),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert p.stdout.readline() == "ready True\n", "Ctrl-C would still be heard"
+    p.send_signal(signal.SIGTERM)
+    out, err = p.communicate(timeout=20)  # the pipes are closed: no process is left
+    assert (p.returncode, out) == (status, ""), err
+    assert ("the same command goes on from there" in err) == (status == 75)
