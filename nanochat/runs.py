@@ -8,17 +8,17 @@ __all__ = ['STOPPED', 'TIER_DEPTH', 'TIER_GPUS', 'MODELS', 'STAGES', 'LEAST', 'M
            'ALONE', 'UserError', 'Damaged', 'base_dir', 'launched', 'rank', 'local_rank', 'world_size', 'print0',
            'seconds_left', 'alarm_clock', 'run_dir', 'look', 'list_runs', 'newest_run', 'run_label', 'run_name',
            'recipe_run_name', 'sync_dir', 'check_there', 'atomic_write', 'sha256_file', 'remove', 'write_checked',
-           'origin', 'is_ours', 'check_place', 'read_plain', 'read_meta', 'check_dir', 'checkpoints', 'last_checkpoint',
-           'prune_checkpoints', 'write_sealed', 'read_sealed', 'save_result', 'read_result', 'traces', 'way_on', 'Lost',
-           'read_settings', 'Stage', 'BaseStage', 'ChatStage', 'RLStage', 'Plan', 'checked', 'from_json', 'read_plan',
-           'write_plan', 'same_setting', 'refuse_changes', 'rebuilt_summary', 'read_summary', 'update_summary',
-           'log_entry', 'Log', 'take', 'let_go', 'open_lock', 'open_folder', 'named', 'note', 'in_use', 'open_workers',
-           'open_locks', 'take_all', 'sign', 'run_lock', 'check_names', 'check_run', 'road_of', 'refuse_stage',
-           'proven', 'tokenizer_fault', 'checkpoint_mark', 'is_scored', 'result_fault', 'step_is_done', 'how_far',
-           'who_has', 'mend', 'remove_run', 'forget', 'stamp', 'free_bytes', 'free_space', 'Misuse', 'Parser',
-           'whole_number', 'size', 'amount', 'one_of', 'words', 'corpus_name', 'read_options', 'as_options', 'become',
-           'module', 'hold_for_shell', 'start_hub', 'rehearse', 'refuse_mixture', 'asked_name', 'within_limits',
-           'start', 'look_ahead', 'launch', 'bytes_in', 'show_runs', 'open_door', 'main']
+           'origin', 'is_ours', 'check_place', 'read_plain', 'read_meta', 'check_dir', 'checkpoints', 'verify',
+           'last_checkpoint', 'prune_checkpoints', 'write_sealed', 'read_sealed', 'save_result', 'read_result',
+           'traces', 'way_on', 'Lost', 'read_settings', 'Stage', 'BaseStage', 'ChatStage', 'RLStage', 'Plan', 'checked',
+           'from_json', 'read_plan', 'write_plan', 'same_setting', 'refuse_changes', 'rebuilt_summary', 'read_summary',
+           'update_summary', 'log_entry', 'Log', 'take', 'let_go', 'open_lock', 'open_folder', 'named', 'note',
+           'in_use', 'open_workers', 'open_locks', 'take_all', 'sign', 'run_lock', 'check_names', 'check_run',
+           'road_of', 'refuse_stage', 'proven', 'tokenizer_fault', 'checkpoint_mark', 'is_scored', 'result_fault',
+           'step_is_done', 'how_far', 'who_has', 'mend', 'remove_run', 'forget', 'stamp', 'free_bytes', 'free_space',
+           'Misuse', 'Parser', 'whole_number', 'size', 'amount', 'one_of', 'words', 'corpus_name', 'read_options',
+           'as_options', 'become', 'module', 'hold_for_shell', 'start_hub', 'rehearse', 'refuse_mixture', 'asked_name',
+           'within_limits', 'start', 'look_ahead', 'launch', 'bytes_in', 'show_runs', 'open_door', 'main']
 
 # %% ../nbs/A1_runs.ipynb #c796df71
 import argparse
@@ -399,6 +399,34 @@ def checkpoints(
             found.append((int(number[1]), path))
     return sorted(found)
 
+def _looks(path):
+    "What changes when somebody writes a folder's files: their sizes, times and inode numbers"
+    stats = {file.name: file.stat() for file in sorted(path.iterdir())}
+    return {name: [stat.st_size, stat.st_mtime_ns, stat.st_ino] for name, stat in stats.items()}
+
+def _verified(rdir):
+    "What the checkpoints of a run looked like when every byte of them had been read"
+    try:
+        known = json.loads((rdir/".proven").read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+def verify(
+    path:Path,   # of a checkpoint
+)->dict:         # its meta
+    "Verify every byte, as `check_dir` does, and remember what the files looked like"
+    rdir, looks = path.parent.parent, None
+    with contextlib.suppress(OSError):
+        looks = _looks(path)
+    meta = check_dir(path)
+    there = {f"{stage}/{folder.name}" for stage in STAGES for _, folder in checkpoints(rdir, stage)}
+    if looks and (name := f"{path.parent.name}/{path.name}") in there:
+        known = {**_verified(rdir), name: looks}
+        with contextlib.suppress(OSError, UserError):        # a read-only store is verified each time
+            atomic_write(rdir/".proven", json.dumps({k: v for k, v in known.items() if k in there})+"\n")
+    return meta
+
 def last_checkpoint(
     rdir:str|Path,   # the run's folder
     stage:str,       # one of STAGES
@@ -406,7 +434,7 @@ def last_checkpoint(
     "The newest undamaged checkpoint of a stage: (step, path, meta), or None; damage is named and passed over"
     for step, path in reversed(checkpoints(rdir, stage)):
         try:
-            return step, path, check_dir(path)
+            return step, path, verify(path)
         except Damaged as e:
             print0(f"warning: {e}; going back to the checkpoint before it")
     return None
@@ -1097,34 +1125,17 @@ def refuse_stage(
         raise UserError(f"run {rdir.name!r} has the model of 2023, and its road ends after base (nanoGPT "
                         f"knew one stage, pretraining): {stage} needs a run with --model gpt")
 
-def _looks(path):
-    "What of a file changes when somebody writes it"
-    stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ino]
-
 def proven(
     path:Path,   # of a checkpoint
 )->bool:
     "True where every byte is as it was written; what was verified once and looks the same is not read again"
-    rdir = path.parent.parent
-    memory = rdir/".proven"
+    known = _verified(path.parent.parent).get(f"{path.parent.name}/{path.name}")
     try:
-        known = json.loads(memory.read_text())
-        known = known if isinstance(known, dict) else {}
-    except (OSError, ValueError, RecursionError):
-        known = {}
-    name = f"{path.parent.name}/{path.name}"
-    try:
-        looks = {file.name: _looks(file) for file in sorted(path.iterdir())}
-        if known.get(name) == looks:
-            return True
-        check_dir(path)
+        if known is None or known != _looks(path):
+            verify(path)
+        return True
     except (Damaged, OSError):
         return False
-    there = {f"{stage}/{folder.name}" for stage in STAGES for _, folder in checkpoints(rdir, stage)}
-    with contextlib.suppress(OSError, UserError):        # a read-only store is verified each time
-        atomic_write(memory, json.dumps({k: v for k, v in {**known, name: looks}.items() if k in there})+"\n")
-    return True
 
 # %% ../nbs/A1_runs.ipynb #e25a7df3
 def tokenizer_fault(

@@ -1,6 +1,6 @@
 "Runs that were damaged, killed, locked, lost or can't be written: one clear line each, and a way on"
 
-import contextlib, fcntl, io, json, os, re, shutil, signal, subprocess, sys, time
+import contextlib, fcntl, hashlib, io, json, os, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import pytest
 from conftest import (
@@ -15,6 +15,9 @@ from conftest import (
     one_line,
     run_module,
 )
+from nanochat import runs
+from nanochat.runs import run_dir, write_plan
+from nanochat.scaling import all_params, model_config, plan_tier, recipe_plan, state_of
 
 # --- one lock for a whole job, torchrun's workers included ---
 
@@ -1298,3 +1301,50 @@ def test_a_step_that_lives_on_is_seen_without_its_file(base):
         step.wait()
     with run_lock(rdir):
         pass
+
+
+# --- a large run ---
+
+
+def write_sparse(size):
+    "Writes a file of so many bytes, all of them a hole: it takes no disk, and no time"
+
+    def write(path):
+        with open(path, "wb") as file:
+            file.truncate(int(size))
+
+    return write
+
+
+def test_a_finished_run_of_full_size_is_recognised_in_seconds(base, monkeypatch):
+    "Depth 24: nobody reads its files again that were read through when their stages ended"
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(base))
+    plan, rdir = recipe_plan(plan_tier("full")), run_dir("large")
+    write_plan(rdir, plan)
+    sizes = {"model.safetensors": 4 * all_params(model_config(plan))}
+    sizes["optim.safetensors"] = state_of(model_config(plan), 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(runs, "sha256_file", lambda path: "0" * 64)  # to read a hole through takes a minute
+        for stage in TRAIN:
+            step = plan.stage(stage).steps
+            meta = dict(stage=stage, step=step, origin=runs.origin(rdir))
+            files = {name: write_sparse(size) for name, size in sizes.items()}
+            runs.write_checked(rdir / stage / f"step_{step}", files, meta)
+            assert runs.last_checkpoint(rdir, stage), "as a stage does that ends"
+    contents = ["a pattern", {}, {}]
+    seal = hashlib.sha256(json.dumps(contents).encode()).hexdigest()
+    (rdir / "tokenizer").mkdir()
+    said = dict(zip(("pattern", "special_tokens", "ranks"), contents), sha256=seal)
+    (rdir / "tokenizer" / "tokenizer.json").write_text(json.dumps(said))
+    for step in runs.ROAD[1:-1]:
+        runs.save_result(rdir, step, dict(seconds=1.0))
+    runs.update_summary(rdir, seed=0)
+    (rdir / "report.md").write_text("# A report\n")
+    there = [path.stat() for path in rdir.rglob("*.safetensors")]
+    assert sum(stat.st_size for stat in there) > 40e9 and sum(stat.st_blocks for stat in there) < 2000
+    began = time.time()
+    done = door("--run", "large", base=base, timeout=60)
+    seconds = time.time() - began
+    assert done.returncode == 0 and "run large is finished already" in done.stderr, done.stderr[-2000:]
+    print(f"recognised in {seconds:.2f} s")
+    assert seconds < 5
