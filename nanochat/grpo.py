@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LARGEST', 'DRAWS', 'mixed_groups', 'advantages', 'policy_loss', 'reward_of', 'score', 'rollout', 'signed_row',
            'noted_logp', 'capped_ratio', 'grpo_step', 'drawn', 'questions', 'fitting_questions', 'over_all', 'learn',
-           'count_answers', 'rl_step', 'train_rl', 'main']
+           'count_answers', 'rl_step', 'answers_at_once', 'train_rl', 'main']
 
 # %% ../nbs/21_grpo.ipynb #0d981442
 import math
@@ -299,6 +299,14 @@ def rl_step(
                 gap=sums["gap"]/max(1, sums["read"]), gap_max=most["gap"])
 
 # %% ../nbs/21_grpo.ipynb #d70ab025
+def answers_at_once(
+    stage:RLStage,
+    world:int,            # processes
+)->int:
+    "So many answers a process writes together, of its own"
+    own = stage.prompts//world*stage.samples
+    return min(own, stage.answer_rows or own)
+
 def train_rl(
     run:Run,              # its plan's seed decides everything random
     training:Training,    # goes on from here
@@ -311,7 +319,7 @@ def train_rl(
         raise UserError(f"rl: {stage.prompts} questions a step can't be shared by {world_size()} processes: "
                         "take a number of processes that divides them")
     keep_memory()
-    engine = Engine(model, max_rows=stage.prompts//world_size()*stage.samples)
+    engine = Engine(model, max_rows=answers_at_once(stage, world_size()))
     log, warned = run.log("rl", training.step), False
     tokens = last_checkpoint(run.folder, "rl")[2]["tokens"] if training.step else 0
     bar = progress(stage.steps, "rl", "answers", training.step, stage.prompts*stage.samples)

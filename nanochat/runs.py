@@ -580,6 +580,7 @@ class RLStage(Stage):
     samples:int             # answers to each
     lr_scale:float          # on the learning rates of pretraining
     device_rows:int = 32    # answers that a process learns from at once, at most
+    answer_rows:int = 0     # answers that a process writes at once, at most; 0: all of its own
     mask_cut:bool = False   # do answers that were cut off teach nothing?
     ratio_cap:float = 0.0   # the most a token may weigh, trainer's probability over engine's; 0: all weigh 1
     warmdown:float = 1.0
@@ -637,7 +638,7 @@ class Plan:
 
 # %% ../nbs/A1_runs.ipynb #829a4e79
 # The least that a whole number may be, where it isn't 1; None: anything
-LEAST = dict(seed=None, warmup=0, planned_steps=0)
+LEAST = dict(seed=None, warmup=0, planned_steps=0, answer_rows=0)
 # The most that a number may be, where it isn't a billion: shares of a stage, seeds of torch's generators
 MOST = dict(warmdown=1, final=1, seed=2**63-1, tokenizer_bytes=10**12, val_tokens=10**12)
 

@@ -8,17 +8,17 @@ __all__ = ['SMALLEST_VOCABULARY', 'SHORTEST_ROW', 'LIMITS', 'SWITCHES_2026', 'RE
            'COMMIT', 'KINDS', 'EPOCHS', 'FEWEST_STEPS', 'OK', 'WARNING', 'TO_DO', 'UNSEEN', 'EXCHANGE_SECONDS',
            'SLOW_EXCHANGE', 'HUB_SECONDS', 'config_for', 'model_config', 'count_params', 'matrix_params', 'all_params',
            'reason', 'check_sizes', 'micro_batches', 'Recipe', 'Published', 'hours_of', 'row_bytes', 'state_of',
-           'memory_parts', 'rows_that_fit', 'Card', 'Later', 'ScalePlan', 'exam_hours', 'stage_hours', 'disk_bytes',
-           'scale_plan', 'chosen', 'deepest', 'plan_tier', 'describe_scale', 'recipe_plan', 'shrink', 'world_shard',
-           'shard_table', 'hub_answer', 'HubHandler', 'own_hub', 'serve_hub', 'check_shares', 'widened',
-           'baseline_config', 'plan_params', 'as_baseline', 'baseline_recipe', 'with_options', 'scale_asked',
-           'make_plan', 'count_tokens', 'fit_to_text', 'rows_at_once', 'host_bytes', 'check_memory', 'check_gpus',
-           'default_name', 'open_run', 'text_stages', 'describe', 'training_flops', 'kept_record', 'scale_of',
-           'Forecast', 'forecast', 'expected_minutes', 'busy_cores', 'describe_machine', 'left_to_do', 'Cost',
-           'price_of', 'cost_on_gpus', 'cost_here', 'Limits', 'what_fits', 'refuse', 'apply_limits', 'Check',
-           'gpu_check', 'nvidia_driver', 'driver_check', 'time_all_reduce', 'try_exchange', 'exchange_check',
-           'free_memory', 'memory_check', 'shards_wanted', 'shards_missing', 'disk_check', 'no_answer', 'hub_check',
-           'preflight_checks', 'show_checks', 'need_all', 'foresee', 'look_around', 'main']
+           'memory_parts', 'rows_that_fit', 'Card', 'Later', 'answering_parts', 'answers_that_fit', 'ScalePlan',
+           'exam_hours', 'stage_hours', 'disk_bytes', 'scale_plan', 'chosen', 'deepest', 'plan_tier', 'describe_scale',
+           'recipe_plan', 'shrink', 'world_shard', 'shard_table', 'hub_answer', 'HubHandler', 'own_hub', 'serve_hub',
+           'check_shares', 'widened', 'baseline_config', 'plan_params', 'as_baseline', 'baseline_recipe',
+           'with_options', 'scale_asked', 'make_plan', 'count_tokens', 'fit_to_text', 'rows_at_once', 'host_bytes',
+           'check_memory', 'check_gpus', 'default_name', 'open_run', 'text_stages', 'describe', 'training_flops',
+           'kept_record', 'scale_of', 'Forecast', 'forecast', 'expected_minutes', 'busy_cores', 'describe_machine',
+           'left_to_do', 'Cost', 'price_of', 'cost_on_gpus', 'cost_here', 'Limits', 'what_fits', 'refuse',
+           'apply_limits', 'Check', 'gpu_check', 'nvidia_driver', 'driver_check', 'time_all_reduce', 'try_exchange',
+           'exchange_check', 'free_memory', 'memory_check', 'shards_wanted', 'shards_missing', 'disk_check',
+           'no_answer', 'hub_check', 'preflight_checks', 'show_checks', 'need_all', 'foresee', 'look_around', 'main']
 
 # %% ../nbs/13_scaling.ipynb #768b12d3
 import contextlib
@@ -394,8 +394,9 @@ class Later:
     rl_steps:int = 467                 # nanochat: 7,473 questions of GSM8K, 16 at a time, read once
     rl_answers:int = 256               # of a step
     rl_samples:int = 16                # answers to each question
+    rl_question_tokens:int = 256       # of a question, at most; assumed
     rl_answer_tokens:int = 256         # of an answer, at most: all of them are planned at this length
-    rl_rows:int = 64                   # answers that a GPU writes at once
+    rl_rows:int = 64                   # answers that a GPU writes at once, at most
     decode_seconds:float = 0.012       # for one token of all answers of a GPU; assumed
     exam_tokens:int = 60_000_000       # that all exams of a stage read, by scoring and by letters; assumed
     exam_answer_tokens:int = 2_000     # decoding steps of the exams that are answered in words; assumed
@@ -404,6 +405,36 @@ class Later:
     tokenizer_speed:float = 35e6       # bytes a second on two cores (bench/results/tokenizer_train.json)
 
 LATER = Later()
+
+# %% ../nbs/13_scaling.ipynb #95edd665
+def answering_parts(
+    config:GPTConfig,
+    answers:int,                         # that a GPU writes at once
+    gpus:int=1,                          # that share the optimizer's state
+    dtype:torch.dtype=torch.bfloat16,
+    later:Later=LATER,
+)->dict[str,int]:                        # bytes
+    "What the fullest GPU holds while answers are written, by part"
+    kv_channels = config.n_kv_head*(config.n_embd//config.n_head)
+    tokens = 2*(later.rl_question_tokens + later.rl_answer_tokens)       # twice: the cache grows by doubling
+    return dict(
+        weights=4*all_params(config),
+        optimizer=state_of(config, gpus),
+        copies=0 if dtype == torch.float32 else dtype.itemsize*all_params(config),
+        cache=answers*tokens*2*config.n_layer*kv_channels*dtype.itemsize)
+
+def answers_that_fit(
+    config:GPTConfig,
+    gpus:int,
+    memory:float,                        # bytes of one GPU
+    dtype:torch.dtype=torch.bfloat16,
+    later:Later=LATER,
+)->int:
+    "As many at once as leave a tenth of the memory free, `rl_rows` at most; one where even that is too much"
+    answers = later.rl_rows
+    while answers > 1 and sum(answering_parts(config, answers, gpus, dtype, later).values()) >= 0.9*memory:
+        answers //= 2
+    return answers
 
 # %% ../nbs/13_scaling.ipynb #2abbd6bf
 TEXT_SHARD = 250e6      # bytes of text in a shard of nanochat's corpora
@@ -430,6 +461,7 @@ class ScalePlan:
     hours:float|None                  # of all stages; None: the card's peak is not known
     dollars:float|None                # for them, on all GPUs; None: its price is not known
     device_rows:int                   # rows that a GPU computes at once
+    answer_rows:int                   # answers that it writes at once
     micro_batches:int                 # that each GPU adds up in a step
     gib_per_gpu:float                 # memory taken on the fullest GPU, GiB
     fits:bool                         # with a tenth of a GPU's memory left free?
@@ -452,13 +484,14 @@ def stage_hours(
     speed:float,               # FLOP/s of all GPUs at their peak
     share:float,               # of it that training reaches
     gpus:int,
+    answer_rows:int,           # answers that a GPU writes at once
     later:Later=LATER,
 )->dict[str,float]:
     "Hours of each stage of the road"
     def training(tokens):
         return tokens*flops_per_token/(speed*share)/3600
     answers = later.rl_steps*later.rl_answers
-    rounds = math.ceil(later.rl_answers/(later.rl_rows*gpus))
+    rounds = math.ceil(later.rl_answers/(answer_rows*gpus))
     decoding = later.rl_steps*rounds*later.rl_answer_tokens*later.decode_seconds/3600
     return dict(
         tokenizer=later.tokenizer_bytes/later.tokenizer_speed/3600,
@@ -495,10 +528,12 @@ def scale_plan(
         raise UserError(f"a step of {batch:,} tokens is {batch/found.seq_len:g} rows of {found.seq_len}, "
                         f"which {gpus} GPUs can't share equally: take powers of two for --gpus and --seq_len")
     rows, count, taken = rows_that_fit(config, batch//found.seq_len, gpus, machine.memory, dtype)
+    answers = answers_that_fit(config, gpus, machine.memory, dtype)
     fp8 = found.fp8 and machine.fp8
     stages = {}
     if machine.peak:
-        hours = stage_hours(found.flops_per_token(depth), flops, gpus*machine.peak, SHARE_OF_PEAK[fp8], gpus)
+        speed = gpus*machine.peak
+        hours = stage_hours(found.flops_per_token(depth), flops, speed, SHARE_OF_PEAK[fp8], gpus, answers)
         price = machine.dollars and gpus*machine.dollars
         stages = {name: dict(hours=h, dollars=price and h*price) for name, h in hours.items()}
     total = sum(stage["hours"] for stage in stages.values()) or None
@@ -509,7 +544,7 @@ def scale_plan(
         params_by_group=count_params(config),
         tokens=steps*batch, batch_tokens=batch, steps=steps, flops=flops,
         hours=total, dollars=total and machine.dollars and total*gpus*machine.dollars,
-        device_rows=rows, micro_batches=count, gib_per_gpu=taken/2**30, fits=taken < 0.9*machine.memory,
+        device_rows=rows, answer_rows=answers, micro_batches=count, gib_per_gpu=taken/2**30, fits=taken < 0.9*machine.memory,
         shards=shards, disk_gb=disk_bytes(config, shards)/1e9, stages=stages)
 
 # %% ../nbs/13_scaling.ipynb #9f4b34f2
@@ -643,7 +678,8 @@ def recipe_plan(
             lr_scale=sft_scale, warmdown=1.0, mix=SFT),
         rl=RLStage(
             steps=LATER.rl_steps, save_every=60, prompts=max(LATER.rl_answers//LATER.rl_samples, scale.gpus),
-            samples=LATER.rl_samples, device_rows=scale.device_rows, lr_scale=rl_scale, final=0.))
+            samples=LATER.rl_samples, device_rows=scale.device_rows, answer_rows=scale.answer_rows,
+            lr_scale=rl_scale, final=0.))
 
 # %% ../nbs/13_scaling.ipynb #49fa03dc
 def shrink(
@@ -654,7 +690,7 @@ def shrink(
     switches, window = dict(plan.switches), plan.switches.get("window")
     if window:
         switches["window"] = window*seq_len//plan.seq_len
-    shared = dict(rows=rows, device_rows=rows//(2*plan.gpus))
+    shared, prompts, samples = dict(rows=rows, device_rows=rows//(2*plan.gpus)), max(8, plan.gpus), 4
     # the recipe's rule for a smaller batch: learning rates and weight decay by the root of its tokens
     factor = math.sqrt(rows*seq_len/(plan.base.rows*plan.seq_len))
     scaled = ("matrix_lr", "embed_lr", "head_lr", "scalar_lr", "weight_decay")
@@ -666,7 +702,8 @@ def shrink(
         base=replace(plan.base, steps=40, save_every=10, warmup=min(plan.base.warmup, 4), **shared, **rates),
         mid=replace(plan.mid, steps=20, save_every=10, **shared),
         sft=replace(plan.sft, steps=20, save_every=10, **shared),
-        rl=replace(plan.rl, steps=3, save_every=1, prompts=max(8, plan.gpus), samples=4))
+        rl=replace(plan.rl, steps=3, save_every=1, prompts=prompts, samples=samples,
+                   answer_rows=prompts*samples//(2*plan.gpus)))
 
 # %% ../nbs/13_scaling.ipynb #c11a28f5
 COMMIT = "1".zfill(40)      # what our hub calls the version that it has

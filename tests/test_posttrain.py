@@ -13,7 +13,7 @@ from nanochat.distributed import MuonAdamW, param_groups
 from nanochat.engine import Engine
 from nanochat.gpt import GPT, GPTConfig, MODERN
 from nanochat.loader import Lanes, to_batch
-from nanochat.pretrain import Training, new_model, save_checkpoint
+from nanochat.pretrain import Training, new_model, save_checkpoint, start_stage
 from nanochat.runs import RLStage, UserError, read_plan, write_plan
 from nanochat.runtime import Run as AtWork, seed_all
 from nanochat.scaling import make_plan
@@ -849,3 +849,45 @@ def test_conversations_and_text_in_one_lane(items, size, depth, cut):
     )
     assert all(len(r) <= size and r[0] == -(10**9) for r in rows)
     assert lane.talks["taken"] == len(talks)
+
+
+# ---- answers that wait for a free place ----
+
+
+def reinforced(folder, teacher, tok, monkeypatch, **stage):
+    "Three steps from the teacher: what the log says of them, and how many answers were written at once"
+    plan = replace(make_plan("smoke"), dtype="float32", rl=replace(STAGE, **stage))
+    run, model, most = AtWork(folder, plan, torch.device("cpu")), copy.deepcopy(teacher), []
+    decode = Engine._decode
+
+    def watched(engine):
+        most.append(len(engine.rows))
+        decode(engine)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Engine, "_decode", watched)
+        training = start_stage(run, "rl", model, MuonAdamW(param_groups(model)))
+        grpo.train_rl(run, training, tok, Larger())
+    return [{**line, "seconds": 0} for line in lines_of(folder, "rl")], max(most)
+
+
+def test_answers_that_wait_are_the_same(teacher, tok, tmp_path, monkeypatch):
+    "All 32 of a step at once, or seven: the same answers, rewards and losses"
+    together, most = reinforced(tmp_path / "together", teacher, tok, monkeypatch)
+    assert most == 32 and len(together) == 3 and any(0 < line["reward"] < 1 for line in together)
+    in_turn, most = reinforced(tmp_path / "in_turn", teacher, tok, monkeypatch, answer_rows=7)
+    assert most == 7
+    for mine, other in zip(in_turn, together):
+        assert mine["reward"] == other["reward"] and mine["tokens"] == other["tokens"]
+        assert mine["loss"] == pytest.approx(other["loss"], abs=1e-5)
+
+
+def test_settings_from_before_write_all_answers_at_once(tmp_path):
+    plan = make_plan("full", rehearse=True)
+    write_plan(tmp_path, plan)
+    said = json.loads((tmp_path / "settings.json").read_text())
+    assert said["rl"].pop("answer_rows") == grpo.answers_at_once(plan.rl, 1) == 2
+    (tmp_path / "settings.json").write_text(json.dumps({k: v for k, v in said.items() if k != "sha256"}))
+    old = read_plan(tmp_path).rl
+    assert old.answer_rows == 0
+    assert [grpo.answers_at_once(old, world) for world in (1, 8)] == [32, 4]
