@@ -1,17 +1,20 @@
 "The full road in miniature: eight processes, every stage, and what may happen to them on the way"
 
 import json, os, re, signal, subprocess, time
+from dataclasses import replace
 import pytest
 import warm
 from conftest import ROOT, door_environment, lines_of, one_line, door
+from nanochat.runs import ROAD, read_plan
+from nanochat.scaling import micro_batches
 
-RUN = "full-2026-s0"
+RUN, ALONE = "full-2026-s0", "gpu-2026-d24-s0"
 ROAD_MINUTES = 8
 
 
-def start(base, *more):
+def start(base, *more, tier="full"):
     "Begin the rehearsal, or go on with it"
-    command = ["bash", str(ROOT / "speedrun.sh"), "--tier", "full", "--rehearse", *more]
+    command = ["bash", str(ROOT / "speedrun.sh"), "--tier", tier, "--rehearse", *more]
     around = door_environment(base)
     around["PYTHON"] = warm.stand_in(around)  # loading torch eight times for each step took half of the time
     return subprocess.Popen(command, env=around, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -57,7 +60,7 @@ def when_logged(process, run, stage, step):
 
 @pytest.fixture(scope="module")
 def rehearsed(tmp_path_factory):
-    "A rehearsal with every accident in it, and one of a single process without any"
+    "A rehearsal with every accident in it, and the same plan on one GPU, rehearsed without any"
     base = tmp_path_factory.mktemp("rehearsal")
     run = base / "rehearsal" / "runs" / RUN
     said = {}
@@ -84,8 +87,8 @@ def rehearsed(tmp_path_factory):
     said["saved"] = sorted(path.name for path in (run / "mid").glob("step_*"))
 
     said["four"] = finished(start(base, "--gpus", "4"))
-    said["one"] = finished(start(base, "--gpus", "1", "--run", "one"))
-    return base, run, run.parent / "one", said
+    said["one"] = finished(start(base, "--depth", "24", tier="gpu"))
+    return base, run, run.parent / ALONE, said
 
 
 def test_a_killed_process_ends_all_and_is_named(rehearsed):
@@ -114,6 +117,26 @@ def test_four_processes_end_what_eight_began(rehearsed):
     assert status == 0, words[-3000:]
     assert "goes on at step 'mid'" in words and f"run {RUN} is finished" in words
     assert (run / "report.md").exists() and not list(base.glob("runs"))
+
+
+def test_one_gpu_walks_the_whole_road_in_one_process(rehearsed):
+    base, run, one, said = rehearsed
+    status, words = said["one"]
+    assert status == 0, words[-3000:]
+    assert [line[3:-3] for line in words.splitlines() if line.startswith("== ")] == list(ROAD)
+    assert f"run {ALONE} is finished" in words and (one / "report.md").exists()
+    assert " of 1 " not in words and "launch" not in words
+    mine, other = read_plan(one), read_plan(run)
+    assert (mine.tier, mine.gpus, mine.rehearsal, other.gpus) == ("gpu", 1, True, 8)
+    # each process of the eight has an eighth of its rows and answers, and computes them in as many pieces
+    assert micro_batches(mine.base.rows, mine.base.device_rows, 1)[1] == 2
+    as_other = {name: replace(mine.stage(name), device_rows=1) for name in mine.stages}
+    as_other["rl"] = replace(as_other["rl"], answer_rows=other.rl.answer_rows)
+    assert replace(mine, tier="full", gpus=8, **as_other) == replace(
+        other, **{name: replace(other.stage(name), device_rows=1) for name in other.stages}
+    )
+    again = finished(start(base, "--depth", "24", tier="gpu"))
+    assert again[0] == 0 and "is finished already" in again[1]
 
 
 def test_the_road_does_not_tell_how_many_walked_it(rehearsed):
