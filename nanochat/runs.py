@@ -1332,6 +1332,8 @@ HELP = """bash speedrun.sh [options]       set up, then train, score and report;
                                    process, offline, on this machine
   --max_hours H   --max_dollars D  of this start: it is refused where its plan is above them, and saves and
                                    stops when they are reached; the same command goes on
+  --slices                         with one of these: a longer job isn't refused, the same command works
+                                   through it, start by start
 bash speedrun.sh DOOR
   setup  [--newest]                set up only; --newest: the newest packages that settings.ini allows
   test                             run every test
@@ -1417,7 +1419,7 @@ CARD_NAMES = ("h100", "a100", "a100-40", "4090", "t4", "3070", "mps")
 
 ON_GPUS = dict(recipe=one_of("recipe", *RECIPE_NAMES), gpus=size, card=one_of("card", *CARD_NAMES),
                rehearse=bool)
-LIMITS = dict(max_hours=amount, max_dollars=amount)      # of a start; they are no settings of its run
+LIMITS = dict(max_hours=amount, max_dollars=amount, slices=bool)      # of a start, no settings of its run
 OPTIONS = dict(tier=one_of("tier", *TIER_DEPTH), corpus=corpus_name, model=one_of("model", *MODELS),
                depth=size, run=words, seed=whole_number, dtype=one_of("dtype", *DTYPES),
                compile=one_of("compile", *COMPILE),
@@ -1442,7 +1444,10 @@ def read_options(
         parser.add_argument(name)
     # argparse would take the value of `--corpus=--` for the end of the options
     given = [word.replace("=--", "=./--") if word.endswith("=--") else word for word in given]
-    return parser.parse_args(given)
+    options = parser.parse_args(given)
+    if getattr(options, "slices", False) and not (options.max_hours or options.max_dollars):
+        raise Misuse("--slices: how long is a slice? Give --max_hours or --max_dollars as well")
+    return options
 
 def as_options(
     options:argparse.Namespace,

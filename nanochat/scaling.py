@@ -1273,6 +1273,7 @@ class Limits:
     "What a start may take; None: whatever it needs"
     hours:float|None=None
     dollars:float|None=None
+    slices:bool=False        # may a plan above them be worked through in several starts?
 
     def exceeded(self,
         cost:Cost,
@@ -1281,6 +1282,13 @@ class Limits:
         pairs = (("hours", self.hours, cost.hours), ("dollars", self.dollars, cost.dollars))
         return [f"--max_{name} {limit:g}" for name, limit, planned in pairs
                 if None not in (limit, planned) and planned > limit]
+
+    def starts(self,
+        cost:Cost,
+    )->int:
+        "How many starts within the limits a plan takes at least"
+        pairs = ((self.hours, cost.hours), (self.dollars, cost.dollars))
+        return max(math.ceil(planned/limit) for limit, planned in pairs if None not in (limit, planned))
 
     def time(self,
         price:float|None,        # dollars an hour
@@ -1327,7 +1335,7 @@ def apply_limits(
     rdir:Path|None=None,         # of a run that is there
 )->str:                          # hours after which a start has to end, and why
     "Refuse a plan that is above its limits, and limits that can't hold"
-    if limits == Limits():
+    if limits.hours is None and limits.dollars is None:
         return ""
     price = scale and price_of(scale)
     if limits.dollars is not None and price is None:
@@ -1343,11 +1351,16 @@ def apply_limits(
                "the clock is, while the run goes on")
     if over := limits.exceeded(cost):
         what = "what is left of the run is" if rdir else "the run is"
-        where = f" on {scale.gpus} x {scale.card}" if scale else ""
+        where, above = f" on {scale.gpus} x {scale.card}" if scale else "", " and ".join(over)
+        planned = f"{what} planned to take {cost}{where}"
+        if limits.slices:
+            print0(f"{planned}: {limits.starts(cost)} starts or more, each with {above}")
+            return limits.time(price)
         fits = "a smaller --depth or --tier smoke takes less"
         if scale:
             fits = what_fits(limits, scale, left, begun=bool(rdir))
-        refuse(f"{what} planned to take {cost}{where}, more than {' and '.join(over)}: {fits}")
+        refuse(f"{planned}, more than {above}: {fits}; with --slices the same command works through it, "
+               "start by start")
     return limits.time(price)
 
 # %% ../nbs/13_scaling.ipynb #c053102b
@@ -1665,6 +1678,7 @@ def main(
     preflight:bool=False,       # print the plan and look whether it could run here
     max_hours:float=None,       # refuse a plan that takes longer, with status 2
     max_dollars:float=None,     # or costs more
+    slices:bool=False,          # refuse neither: the same command works through it, start by start
     allowed:bool=False,         # print how many hours these limits leave a start, and the one that counts
     all_reduce:bool=False,      # one process of several: time an exchange between them
 ):
@@ -1696,7 +1710,8 @@ def main(
     if dry_run:
         words = describe_scale(plan) if plan is scale else describe(plan)
         print(json.dumps(asdict(plan)) if as_json else words)
-    time_left = apply_limits(Limits(max_hours, max_dollars), plan, scale, run_dir(run) if kept else None)
+    limits = Limits(max_hours, max_dollars, slices)
+    time_left = apply_limits(limits, plan, scale, run_dir(run) if kept else None)
     if allowed:
         print(time_left)
     if preflight:

@@ -1,6 +1,6 @@
 "Limits of a start: refused where its plan is above them, stopped when they are reached, no part of the run"
 
-import subprocess, sys, time
+import re, subprocess, sys, time
 from dataclasses import asdict, replace
 
 import pytest
@@ -45,7 +45,7 @@ def test_a_plan_above_a_limit_is_refused_with_what_would_fit(capsys):
     assert status == 2 and out.strip() == describe_scale(FULL), "the plan is shown all the same"
     (line,) = err.splitlines()
     assert line.startswith("error: the run is planned to take 2.") and "$54 on 8 x h100" in line
-    assert "more than --max_dollars 40: --depth 22 (" in line and line.endswith(" would fit")
+    assert "more than --max_dollars 40: --depth 22 (" in line and " would fit; with --slices" in line
     status, _, err = planned(capsys, tier="full", max_dollars=60.0, max_hours=2.0)
     assert status == 2 and "more than --max_hours 2:" in err and "max_dollars" not in err
     assert planned(capsys, tier="full", max_dollars=60.0, max_hours=3.0)[::2] == (0, "")
@@ -59,6 +59,25 @@ def test_what_is_said_to_fit_fits_and_no_more_would():
     assert "--gpus" not in words, "fewer GPUs take longer"
     quarter = plan_tier("full", gpus=2)
     assert "--gpus 8" in what_fits(Limits(hours=3.0), quarter)
+
+
+def test_a_longer_plan_in_slices_is_not_refused(capsys):
+    given = dict(tier="full", max_hours=1.0, max_dollars=60.0, slices=True)
+    status, out, err = planned(capsys, **given)
+    assert status == 0 and out.strip() == describe_scale(FULL)
+    (line,) = err.splitlines()
+    assert line.startswith("the run is planned to take 2.")
+    assert line.endswith(": 3 starts or more, each with --max_hours 1")
+    scaling.main.__wrapped__(allowed=True, **given)
+    assert capsys.readouterr().out == "1.0 --max_hours 1\n"
+    assert planned(capsys, tier="full", max_hours=3.0, slices=True) == (0, out, ""), "one start is enough"
+    assert planned(capsys, tier="laptop", max_dollars=5.0, slices=True)[0] == 2, "no price, no slices"
+
+
+@pytest.mark.parametrize("door", ["train", "plan", "preflight"])
+def test_a_slice_has_a_length(door):
+    with pytest.raises(runs.Misuse, match="--slices.* --max_hours or --max_dollars"):
+        read_options(door, ["--slices"])
 
 
 def test_what_is_left_is_what_counts(base, capsys):
@@ -116,7 +135,7 @@ def test_a_limit_is_a_number_above_0(base, value):
 
 
 def test_limits_are_no_settings(base):
-    given = read_options("train", ["--tier", "smoke", "--max_hours", "2", "--max_dollars", "3"])
+    given = read_options("train", ["--tier", "smoke", "--max_hours", "2", "--max_dollars", "3", "--slices"])
     assert as_options(given, *LIMITS) == ["--tier", "smoke"], "the walk is not told"
     write_plan(run_dir("one"), SMOKE)
     refuse_changes(run_dir("one"), SMOKE, vars(given))
@@ -142,6 +161,10 @@ def test_a_start_tells_its_steps_until_when(monkeypatch):
     assert float(variables["NANOCHAT_DEADLINE"]) == pytest.approx(time.time() + 7200, abs=5)
     assert variables["NANOCHAT_LIMIT"] == "2 h (--max_dollars 48)"
     assert asked[0][2:] == "nanochat.scaling --allowed --run a --tier full --max_dollars 48.0".split()
+    sliced = read_options("train", ["--tier", "full", "--run", "a", "--max_dollars", "48", "--slices"])
+    asked = answers(monkeypatch, "2.0 --max_dollars 48\n")
+    assert runs.within_limits("a", sliced)["NANOCHAT_LIMIT"] == variables["NANOCHAT_LIMIT"]
+    assert asked[0][-3:] == ["--max_dollars", "48.0", "--slices"]
     answers(monkeypatch, "", status=2)
     with pytest.raises(SystemExit) as e:
         runs.within_limits("a", options)
@@ -167,6 +190,17 @@ def test_no_step_begins_when_the_time_is_up(base):
     words = "stopped after 2 h (--max_hours 2) in step 'tokenizer'; the same command goes on from there"
     assert done.stderr.splitlines()[-1] == words
     assert not (run_dir("short") / "tokenizer").exists() and read_plan(run_dir("short")) == SMOKE
+
+
+def test_a_slice_ends_and_the_same_command_goes_on(base):
+    "A million steps, four seconds at a time: refused as one start, begun as a slice"
+    base_stage = replace(SMOKE.base, steps=10**6, save_every=10**6)
+    write_plan(run_dir("sliced"), replace(SMOKE, compile="off", base=base_stage))
+    done = door("--run", "sliced", "--max_hours", "0.001", "--slices", base=base)
+    assert done.returncode == 75, done.stderr
+    first, *_, last = done.stderr.splitlines()
+    assert "left of the run is planned to take at least" in first and " starts or more" in first
+    assert re.match(r"stopped after 0.001 h \(--max_hours 0.001\) in step '\w+'; the same command", last)
 
 
 def test_training_saves_when_the_time_is_up(base):

@@ -883,7 +883,7 @@ def test_answers_that_wait_are_the_same(teacher, tok, tmp_path, monkeypatch):
 
 
 def test_settings_from_before_write_all_answers_at_once(tmp_path):
-    plan = make_plan("full", rehearse=True)
+    plan = replace(make_plan("smoke"), rl=replace(STAGE, answer_rows=2))
     write_plan(tmp_path, plan)
     said = json.loads((tmp_path / "settings.json").read_text())
     assert said["rl"].pop("answer_rows") == grpo.answers_at_once(plan.rl, 1) == 2
