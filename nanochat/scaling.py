@@ -544,7 +544,8 @@ def scale_plan(
         params_by_group=count_params(config),
         tokens=steps*batch, batch_tokens=batch, steps=steps, flops=flops,
         hours=total, dollars=total and machine.dollars and total*gpus*machine.dollars,
-        device_rows=rows, answer_rows=answers, micro_batches=count, gib_per_gpu=taken/2**30, fits=taken < 0.9*machine.memory,
+        device_rows=rows, answer_rows=answers, micro_batches=count, gib_per_gpu=taken/2**30,
+        fits=taken < 0.9*machine.memory,
         shards=shards, disk_gb=disk_bytes(config, shards)/1e9, stages=stages)
 
 # %% ../nbs/13_scaling.ipynb #9f4b34f2
