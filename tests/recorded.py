@@ -16,7 +16,8 @@ said, objects = [], "broadcast_object_list all_gather_object"
 
 def recorded(name, call):
     def asked(*args, **kwargs):
-        tensor = args[0] if name in CALLS and args else None
+        whole = 1 if name == "reduce_scatter_tensor" else 0  # its first tensor takes up a chunk
+        tensor = args[whole] if name in CALLS and args else None
         bytes_sent = tensor.numel() * tensor.element_size() if hasattr(tensor, "numel") else 0
         group = "control" if kwargs.get("group") is not None else "data"
         said.append([name, bytes_sent, str(getattr(tensor, "dtype", "")), group])

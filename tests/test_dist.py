@@ -115,13 +115,15 @@ def test_all_processes_ask_the_same_of_each_other(tmp_path):
     assert first == second
     names = [name for name, *_ in first]
     assert f"stopped with {STOPPED}" in names and names.count("step ends") == 18
-    # what the optimizer sends, against the closed form; over gloo a mean is a sum of all, then divided
+    # what the optimizer sends, against the closed form; a mean is a sum that is divided afterwards
     begin, end = names.index("step begins"), names.index("step ends")
-    kinds = dict(all_reduce="mean", all_gather_into_tensor="gather")
+    kinds = dict(all_reduce="mean", reduce_scatter_tensor="mean", all_gather_into_tensor="gather")
     sent = [(kinds[name], size) for name, size, _, group in first[begin + 1 : end]]
     plan = read_plan(tmp_path / "runs" / "recorded")
     groups = param_groups(GPT(model_config(plan)))
     assert sent == step_messages(groups, 2)
+    means = [size for kind, size in sent if kind == "mean"]
+    assert means[0] == max(means) and "reduce_scatter_tensor" in names[begin:end]
     # and what is said besides is small: the number of targets, two answers, the loss
     between = first[names.index("step ends") + 1 : names.index("step begins", end)]
     assert between and all(size <= 8 for _, size, *_ in between), between
