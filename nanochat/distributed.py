@@ -344,7 +344,9 @@ class MuonAdamW:
             else:
                 self.parts.append(_AdamWGroup(group, self.world, self.rank))
         # what travels longest leaves first
-        self.sending = sorted(self.parts, key=lambda part: largest_message(part.group, self.world), reverse=True)
+        lengths = [largest_message(part.group, self.world) for part in self.parts]
+        order = sorted(range(len(self.parts)), key=lengths.__getitem__, reverse=True)
+        self.sending = [self.parts[number] for number in order]
 
     @property
     def t(self)->int:
