@@ -193,7 +193,10 @@ def product(
     dtype:torch.dtype,     # of the result
 )->Tensor:                 # (M,N)
     "A · Bᵀ in eight bits with sums in float32"
-    return torch._scaled_mm(a.codes, b.codes.t(), scale_a=a.inverse, scale_b=b.inverse, out_dtype=dtype)
+    if a.codes.is_cuda:
+        return torch._scaled_mm(a.codes, b.codes.t(), scale_a=a.inverse, scale_b=b.inverse, out_dtype=dtype)
+    # a CPU has no such kernel; float32 holds each code exactly, so these are the same products
+    return (a.codes.float() @ b.codes.float().t()*(a.inverse*b.inverse)).to(dtype)
 
 class _EightBitProduct(torch.autograd.Function):
     "x @ w.T forward, and both gradients, each a product in eight bits"

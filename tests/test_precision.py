@@ -221,6 +221,23 @@ def test_saturated_products_hold_no_nan():
     assert w.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("format", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_a_cpu_multiplies_what_a_gpu_is_asked_to(format):
+    "torch's own product of codes, which takes a thousand times as long on some processors"
+    torch.manual_seed(0)
+    a, b = to_eight(torch.randn(16, 32), format), to_eight(3 * torch.randn(48, 32))
+    theirs = torch._scaled_mm(
+        a.codes, b.codes.t(), scale_a=a.inverse, scale_b=b.inverse, out_dtype=torch.bfloat16
+    )
+    torch.testing.assert_close(precision.product(a, b, torch.bfloat16), theirs, rtol=2**-7, atol=1e-5)
+
+
+def test_a_cpu_is_not_asked_for_a_gpus_kernel(monkeypatch):
+    "Chapter 12 took thirteen minutes on a processor whose stand-in for it is slow"
+    monkeypatch.setattr(torch, "_scaled_mm", lambda *a, **k: pytest.fail("asked on a CPU"))
+    assert linear_eight(torch.ones(16, 16), torch.ones(16, 16)).eq(16).all()
+
+
 @pytest.mark.parametrize("switches", [{}, MODERN, dict(n_kv_head=1)])
 def test_use_fp8_reaches_every_product_in_training_only(monkeypatch, switches):
     model, (ids, targets) = small(**switches), some()
@@ -232,8 +249,8 @@ def test_use_fp8_reaches_every_product_in_training_only(monkeypatch, switches):
     assert {name: p.data_ptr() for name, p in model.named_parameters()} == pointers
     assert list(model.state_dict()) == keys
     calls = []
-    real = torch._scaled_mm
-    monkeypatch.setattr(torch, "_scaled_mm", lambda *a, **k: calls.append(1) or real(*a, **k))
+    real = precision.product
+    monkeypatch.setattr(precision, "product", lambda *a, **k: calls.append(1) or real(*a, **k))
     grads = gradients(model, ids, targets)
     assert len(calls) == 2 * 4 * 3  # two blocks, four matrices (q, k, v in one), three products
     assert not torch.equal(grads["blocks.0.attn.c_q.weight"], plain_grads["blocks.0.attn.c_q.weight"])
