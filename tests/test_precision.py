@@ -235,7 +235,7 @@ def test_a_cpu_multiplies_what_a_gpu_is_asked_to(format):
 def test_a_cpu_is_not_asked_for_a_gpus_kernel(monkeypatch):
     "Chapter 12 took thirteen minutes on a processor whose stand-in for it is slow"
     monkeypatch.setattr(torch, "_scaled_mm", lambda *a, **k: pytest.fail("asked on a CPU"))
-    assert linear_eight(torch.ones(16, 16), torch.ones(16, 16)).eq(16).all()
+    assert linear_eight(torch.ones(16, 16), torch.ones(16, 16)).sub(16).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("switches", [{}, MODERN, dict(n_kv_head=1)])
