@@ -6,22 +6,26 @@
 __all__ = ['SMALLEST_VOCABULARY', 'SHORTEST_ROW', 'LIMITS', 'SWITCHES_2026', 'RECIPES', 'SHARE_OF_PEAK', 'LEADERBOARD', 'CARDS',
            'LATER', 'TEXT_SHARD', 'DISK_SHARD', 'MID', 'SFT', 'SMOKE', 'LAPTOP', 'TIERS', 'SAVE_HOURS', 'SLOW', 'LANES',
            'COMMIT', 'KINDS', 'EPOCHS', 'FEWEST_STEPS', 'OK', 'WARNING', 'TO_DO', 'UNSEEN', 'EXCHANGE_SECONDS',
-           'SLOW_EXCHANGE', 'HUB_SECONDS', 'config_for', 'model_config', 'count_params', 'matrix_params', 'all_params',
-           'reason', 'check_sizes', 'micro_batches', 'Recipe', 'Published', 'hours_of', 'row_bytes', 'state_of',
-           'memory_parts', 'rows_that_fit', 'Card', 'Later', 'answering_parts', 'answers_that_fit', 'ScalePlan',
-           'exam_hours', 'stage_hours', 'disk_bytes', 'scale_plan', 'chosen', 'deepest', 'plan_tier', 'describe_scale',
-           'recipe_plan', 'shrink', 'world_shard', 'shard_table', 'hub_answer', 'HubHandler', 'own_hub', 'serve_hub',
-           'check_shares', 'widened', 'baseline_config', 'plan_params', 'as_baseline', 'baseline_recipe',
-           'with_options', 'scale_asked', 'make_plan', 'count_tokens', 'fit_to_text', 'rows_at_once', 'host_bytes',
-           'check_memory', 'check_gpus', 'default_name', 'open_run', 'text_stages', 'describe', 'training_flops',
-           'kept_record', 'scale_of', 'Forecast', 'forecast', 'expected_minutes', 'busy_cores', 'describe_machine',
-           'left_to_do', 'Cost', 'price_of', 'cost_on_gpus', 'cost_here', 'Limits', 'what_fits', 'refuse',
-           'apply_limits', 'Check', 'gpu_check', 'nvidia_driver', 'driver_check', 'time_all_reduce', 'try_exchange',
-           'exchange_check', 'free_memory', 'memory_check', 'shards_wanted', 'shards_missing', 'disk_check',
-           'no_answer', 'hub_check', 'preflight_checks', 'show_checks', 'need_all', 'foresee', 'look_around', 'main']
+           'SLOW_EXCHANGE', 'HUB_SECONDS', 'EXPONENTS', 'SERIES', 'config_for', 'model_config', 'count_params',
+           'matrix_params', 'all_params', 'reason', 'check_sizes', 'micro_batches', 'Recipe', 'Published', 'hours_of',
+           'row_bytes', 'state_of', 'memory_parts', 'rows_that_fit', 'Card', 'Later', 'answering_parts',
+           'answers_that_fit', 'ScalePlan', 'exam_hours', 'stage_hours', 'disk_bytes', 'scale_plan', 'chosen',
+           'deepest', 'plan_tier', 'describe_scale', 'recipe_plan', 'shrink', 'world_shard', 'shard_table',
+           'hub_answer', 'HubHandler', 'own_hub', 'serve_hub', 'check_shares', 'widened', 'baseline_config',
+           'plan_params', 'as_baseline', 'baseline_recipe', 'with_options', 'scale_asked', 'make_plan', 'count_tokens',
+           'fit_to_text', 'rows_at_once', 'host_bytes', 'check_memory', 'check_gpus', 'default_name', 'open_run',
+           'text_stages', 'describe', 'training_flops', 'kept_record', 'scale_of', 'Forecast', 'forecast',
+           'expected_minutes', 'busy_cores', 'describe_machine', 'left_to_do', 'Cost', 'price_of', 'cost_on_gpus',
+           'cost_here', 'Limits', 'what_fits', 'refuse', 'apply_limits', 'Check', 'gpu_check', 'nvidia_driver',
+           'driver_check', 'time_all_reduce', 'try_exchange', 'exchange_check', 'free_memory', 'memory_check',
+           'shards_wanted', 'shards_missing', 'disk_check', 'no_answer', 'hub_check', 'preflight_checks', 'show_checks',
+           'need_all', 'foresee', 'look_around', 'Measured', 'read_measured', 'check_alike', 'Estimate', 'estimate',
+           'Law', 'best_numbers', 'fit_law', 'by_size', 'compute_multiplier', 'runs_named', 'law_findings',
+           'describe_law', 'fit_door', 'main']
 
 # %% ../nbs/13_scaling.ipynb #768b12d3
 import contextlib
+import fnmatch
 import hashlib
 import http.client
 import http.server
@@ -43,9 +47,10 @@ from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
+import numpy as np
 import torch
 import torch.distributed as dist
-from fastcore.script import call_parse
+from fastcore.script import Param, call_parse
 from . import baseline
 from .corpus import HUB, Corpus, hub_address, hub_dir
 from .distributed import param_groups, state_bytes
@@ -53,9 +58,10 @@ from .gpt import GPT, GPTConfig, MODERN, flops_per_token, has_ve, layer_window
 from .optim import TABLES
 from .precision import saved_bytes
 from .runs import (COMPILE, DTYPES, MODELS, TIER_DEPTH, TIER_GPUS, BaseStage, ChatStage, Plan,
-                           RLStage, UserError, bytes_in, checkpoints, free_bytes, free_space, launched,
-                           module, print0, rank, read_plan, recipe_run_name, refuse_changes, road_of,
-                           run_dir, run_name, step_is_done, world_size, write_plan)
+                           RLStage, UserError, base_dir, bytes_in, checkpoints, free_bytes, free_space,
+                           is_scored, launched, list_runs, module, print0, rank, read_plan, read_result,
+                           recipe_run_name, refuse_changes, road_of, run_dir, run_name, step_is_done,
+                           world_size, write_plan)
 from .runtime import Run, end_dist, friendly, init_dist, matmul_flops, pick_device, pick_dtype
 from .tokenizer import SPECIAL_TOKENS, Tokenizer
 from .world import World
@@ -1651,6 +1657,268 @@ def look_around(
         made = show_checks(checks)
     need_all(made)
 
+# %% ../nbs/13_scaling.ipynb #bb8ef0ff
+@dataclass(frozen=True)
+class Measured:
+    "A finished pretraining, as a law sees it"
+    run:str           # its name
+    flops:float       # operations of training
+    tokens:int        # that were read
+    params:int
+    bpb:float         # bits per byte of text not seen
+    seed:int
+    corpus:str
+    val_tokens:int    # of text not seen, by the plan
+    tokenizer:str     # fingerprint of its file
+
+def read_measured(
+    run:str,          # its name
+)->Measured:
+    "What a run's folder says of its pretraining, once that is finished and scored"
+    rdir = run_dir(run, must_exist=True)
+    plan, took, pieces = read_plan(rdir), read_result(rdir, "base"), read_result(rdir, "tokenizer")
+    trained = plan and took and took.get("steps") == plan.base.steps
+    if not (trained and pieces and is_scored(rdir, "evaluate_base")):
+        raise UserError(f"run {run!r} has no bits per byte of a finished pretraining yet: "
+                        f"`bash speedrun.sh --run {run}` goes on with it")
+    try:
+        flops = float(took["tokens"]*took["flops_per_token"])
+        bpb = float(read_result(rdir, "evaluate_base")["bpb"]["base"])
+        params = plan_params(replace(plan, vocab_size=pieces["vocab_size"]))
+        point = Measured(run, flops, took["tokens"], params, bpb, plan.seed, plan.corpus, plan.val_tokens,
+                         pieces["file"])
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"the results of run {run!r} do not have the form that this version writes: "
+                        "make it again under another --run name") from None
+    if not (0 < flops < math.inf and 0 < bpb < math.inf):
+        raise UserError(f"run {run!r} says {bpb} bits per byte after {flops} FLOPs, which no law can use")
+    return point
+
+def check_alike(
+    runs:list[Measured],
+):
+    "Refuse runs whose bits per byte can't be compared"
+    first = runs[0]
+    for run in runs:
+        pair = f"runs {first.run!r} and {run.run!r} can't be compared"
+        if run.corpus != first.corpus:
+            raise UserError(f"{pair}: one has read corpus {first.corpus}, the other {run.corpus}")
+        if run.val_tokens != first.val_tokens:
+            raise UserError(f"{pair}: one was scored on {first.val_tokens:,} tokens of text, the other on "
+                            f"{run.val_tokens:,}")
+        of_its_seed = next(other for other in runs if other.seed == run.seed)
+        if run.tokenizer != of_its_seed.tokenizer:
+            raise UserError(f"runs {of_its_seed.run!r} and {run.run!r} can't be compared: both have seed "
+                            f"{run.seed}, and their tokenizers differ")
+
+# %% ../nbs/13_scaling.ipynb #ddaa9b15
+class Estimate(NamedTuple):
+    "A number and its 95% interval; None: outside of what was measured"
+    value:float|None
+    low:float|None
+    high:float|None
+
+    def __str__(self):
+        value, low, high = ("?" if number is None else f"{number:.3g}" for number in self)
+        return f"{value} ({low} to {high})"
+
+def estimate(
+    values_D:np.ndarray,     # of the fit, then of each made-up series
+)->Estimate:
+    "The first value, and the interval that holds 95% of the others"
+    ends = np.nanquantile(values_D[1:], (0.025, 0.975), method="nearest")
+    return Estimate(*map(float, (values_D[0], *ends)))
+
+@dataclass(frozen=True)
+class Law:
+    "Bits per byte = floor + gain·(C/middle)^-exponent, fitted to runs and to series made up from the fit"
+    runs:tuple[Measured, ...]
+    seeds:list[int]
+    middle:float             # FLOPs
+    numbers_MD:np.ndarray    # exponent, gain, floor of each seed: of the fit, then of each made-up series
+    noise_D:np.ndarray       # typical luck of a run in bits per byte, likewise
+
+    @property
+    def floor_D(self)->np.ndarray:
+        "Mean floor of the seeds"
+        return self.numbers_MD[2:].mean(0)
+
+    def bpb(self,
+        flops:float,
+    )->np.ndarray:           # D
+        "Bits per byte that the law gives to a budget"
+        exponent_D, gain_D = self.numbers_MD[:2]
+        return self.floor_D + gain_D*(flops/self.middle)**-exponent_D
+
+    def flops(self,
+        bpb_D:np.ndarray,
+    )->np.ndarray:           # D
+        "The budget for so many bits per byte; infinite at the floor and below"
+        exponent_D, gain_D = self.numbers_MD[:2]
+        above_D = np.maximum(bpb_D - self.floor_D, 0)
+        with np.errstate(divide="ignore", over="ignore"):
+            return self.middle*(gain_D/above_D)**(1/exponent_D)
+
+    def leveled(self,
+        run:Measured,
+    )->np.ndarray:           # D
+        "A run's bits per byte if its seed's text were as hard to predict as the mean one"
+        floor_D = self.numbers_MD[2 + self.seeds.index(run.seed)]
+        return run.bpb - (floor_D - self.floor_D)
+
+EXPONENTS = np.geomspace(0.01, 2, 300)     # that are tried
+SERIES = 1000                              # that are made up
+
+def best_numbers(
+    ratio_N:np.ndarray,      # FLOPs of each run, over the middle
+    seed_NS:np.ndarray,      # 1 where a run has a seed
+    bpb_ND:np.ndarray,       # a column for each series
+)->np.ndarray:               # MD: exponent, gain, floor of each seed; NaN where one would not be above 0
+    "Least squares: an exponent leaves a linear problem, and the exponent that misses least wins"
+    found_MD = np.full((2+seed_NS.shape[1], bpb_ND.shape[1]), np.nan)
+    least_D = np.full(bpb_ND.shape[1], np.inf)
+    for exponent in EXPONENTS:
+        columns = np.column_stack((ratio_N**-exponent, seed_NS))
+        weights, *_ = np.linalg.lstsq(columns, bpb_ND, rcond=None)
+        missed_D = ((bpb_ND - columns@weights)**2).sum(0)
+        better_D = (missed_D < least_D) & (weights > 1e-9).all(0)
+        least_D[better_D] = missed_D[better_D]
+        found_MD[0, better_D], found_MD[1:, better_D] = exponent, weights[:, better_D]
+    return found_MD
+
+def fit_law(
+    runs:list[Measured],     # one recipe, three or more sizes
+)->Law:
+    "A power law of the operations, with a thousand made-up series that say how sure it is"
+    check_alike(runs)
+    seeds = sorted({run.seed for run in runs})
+    sizes = max(len({run.flops for run in runs if run.seed == seed}) for seed in seeds)
+    free = len(runs) - 2 - len(seeds)          # runs beyond those that the numbers of the law use up
+    if sizes < 3:
+        raise UserError(f"a law needs three or more sizes of one seed, and there are at most {sizes}: "
+                        "name more runs")
+    if free < 1:
+        raise UserError(f"{len(runs)} runs fix the {2+len(seeds)} numbers of a law and leave none to judge "
+                        "it by: name runs of more sizes")
+    bpb_N, flops_N = np.array([run.bpb for run in runs]), np.array([run.flops for run in runs])
+    middle = math.exp(np.log(flops_N).mean())
+    ratio_N, seed_NS = flops_N/middle, np.array([[float(run.seed == seed) for seed in seeds] for run in runs])
+    fitted_MD = best_numbers(ratio_N, seed_NS, bpb_N[:, None])
+    if np.isnan(fitted_MD).any():
+        raise UserError("bits per byte don't fall towards a floor as FLOPs grow: these runs follow no law")
+    exponent, *weights = fitted_MD[:, 0]
+    law_N = np.column_stack((ratio_N**-exponent, seed_NS))@weights
+    noise = math.sqrt(((bpb_N - law_N)**2).sum()/free)
+    rng = np.random.default_rng(0)
+    noise_D = noise*np.sqrt(free/rng.chisquare(free, SERIES))
+    series_ND = law_N[:, None] + noise_D*rng.standard_normal((len(runs), SERIES))
+    again_MD = best_numbers(ratio_N, seed_NS, series_ND)
+    if np.isnan(again_MD[0]).mean() > 0.025:
+        raise UserError(f"a run misses the law by {noise:.2g} bits per byte, too much to tell what the law "
+                        "is: name runs of more sizes or seeds, or of sizes that lie further apart")
+    numbers_MD = np.hstack((fitted_MD, again_MD))
+    return Law(tuple(runs), seeds, middle, numbers_MD, np.append(noise, noise_D))
+
+# %% ../nbs/13_scaling.ipynb #d09a0d5c
+def by_size(
+    runs:list[Measured],
+)->list[list[Measured]]:
+    "Runs of equal FLOPs together, the smallest first"
+    return [[run for run in runs if run.flops == size] for size in sorted({run.flops for run in runs})]
+
+def compute_multiplier(
+    law:Law,                 # of the baseline
+    runs:list[Measured],     # by the changed recipe, of one size
+)->Estimate:
+    "How many times their FLOPs the baseline needs for their bits per byte; None where it was never measured"
+    check_alike([*law.runs, *runs])
+    for run in runs:
+        if run.seed not in law.seeds:
+            raise UserError(f"run {run.run!r} has seed {run.seed}, and no run of the baseline has: train one")
+    # the mean of several runs has less luck than one of them
+    luck = np.random.default_rng(1).standard_normal(SERIES)/math.sqrt(len(runs))
+    bpb_D = np.mean([law.leveled(run) for run in runs], 0) + law.noise_D*np.append(0, luck)
+    budgets = [run.flops for run in law.runs]
+    needed = [C if min(budgets) <= C <= max(budgets) else None for C in estimate(law.flops(bpb_D))]
+    return Estimate(*(C and C/runs[0].flops for C in needed))
+
+# %% ../nbs/13_scaling.ipynb #2ebfcc1b
+def runs_named(
+    words:list[str],      # names, and patterns such as mini-*
+)->list[str]:
+    "The runs that are meant, each once"
+    found = []
+    for word in words:
+        like = [word]
+        if set(word) & set("*?["):
+            like = sorted(fnmatch.filter(list_runs(), word))
+        if not like:
+            raise UserError(f"no run in {base_dir()/'runs'} has a name like {word!r}")
+        found += like
+    return list(dict.fromkeys(found))
+
+def law_findings(
+    law:Law,
+    variant:list[Measured]=[],     # runs by a changed recipe
+)->dict:                           # each estimate as value, low, high
+    "What a law says, and what a change is worth by it"
+    exponent, gain = map(estimate, law.numbers_MD[:2])
+    largest = max(run.flops for run in law.runs)
+    def of_size(runs, **more):
+        bpb = float(np.mean([law.leveled(run)[0] for run in runs]))
+        return dict(flops=runs[0].flops, runs=[run.run for run in runs], bpb=bpb, **more)
+    return dict(
+        middle=law.middle, exponent=exponent, gain=gain, floor=estimate(law.floor_D),
+        noise=float(law.noise_D[0]), seeds=law.seeds,
+        sizes=[of_size(runs, law=estimate(law.bpb(runs[0].flops))) for runs in by_size(law.runs)],
+        tenfold=dict(flops=10*largest, law=estimate(law.bpb(10*largest))),
+        variant=[of_size(runs, multiplier=compute_multiplier(law, runs)) for runs in by_size(variant)])
+
+def describe_law(
+    law:Law,
+    variant:list[Measured]=[],     # runs by a changed recipe
+)->str:
+    "The same in a few lines"
+    found = law_findings(law, variant)
+    exponent, gain, floor = (found[name].value for name in ("exponent", "gain", "floor"))
+    lines = [
+        f"bits per byte = {floor:.3g} + {gain:.3g}·(C/{law.middle:.2e})^-{exponent:.3g}, "
+        f"from {len(law.runs)} runs; in brackets 95% intervals",
+        f"exponent  {found['exponent']}",
+        f"floor     {found['floor']}",
+        f"noise     {found['noise']:.2g} bits per byte, by which a run typically misses the law",
+        "FLOPs     measured  law"]
+    lines += [f"{size['flops']:.2e}  {size['bpb']:<8.4f}  {size['law']}" for size in found["sizes"]]
+    tenfold = found["tenfold"]
+    lines.append(f"{tenfold['flops']:.2e}  ?         {tenfold['law']}, if the law goes on")
+    for size in found["variant"]:
+        lines.append(f"variant   {size['flops']:.2e} FLOPs, {size['bpb']:.4f} bits per byte: for these the "
+                     f"baseline needs {size['multiplier']} times the FLOPs")
+    if any(None in size["multiplier"] for size in found["variant"]):
+        lines.append("?: outside of the budgets at which the baseline was measured")
+    return "\n".join(lines)
+
+def fit_door(
+    words:list[str],      # fit, and the baseline's runs
+    variant:list[str],    # runs by a changed recipe
+    as_json:bool,
+    asked:list[str],      # all options that were given
+):
+    "Print the law of finished runs"
+    if words[:1] != ["fit"] or len(words) == 1:
+        given = " ".join(words) or "--variant"
+        raise UserError("a law is fitted by `fit RUN RUN RUN ... [--variant RUN ...] [--as_json]`, where "
+                        f"a pattern such as 'mini-*' names several; {given!r} is none of this")
+    if other := [name for name in asked if name not in ("words", "variant", "as_json")]:
+        raise UserError(f"--{other[0]} belongs to a run that is still to be made, and fit reads finished "
+                        "ones: leave it out")
+    names, changed = runs_named(words[1:]), runs_named(variant)
+    if both := [name for name in changed if name in names]:
+        raise UserError(f"run {both[0]!r} is named twice, as the baseline and as its variant")
+    runs, changed_runs = ([read_measured(name) for name in group] for group in (names, changed))
+    law = fit_law(runs)
+    print(json.dumps(law_findings(law, changed_runs)) if as_json else describe_law(law, changed_runs))
+
 # %% ../nbs/13_scaling.ipynb #f6f5b1eb
 @call_parse
 @friendly
@@ -1682,8 +1950,13 @@ def main(
     slices:bool=False,          # refuse neither: the same command works through it, start by start
     allowed:bool=False,         # print how many hours these limits leave a start, and the one that counts
     all_reduce:bool=False,      # one process of several: time an exchange between them
+    words:Param("`fit`, then finished runs by name or pattern: print their law", opt=False, nargs="*")=None,
+    variant:Param("of `fit`: runs by a changed recipe", nargs="+")=None,
 ):
-    "Make (or check) the settings of a run and print its plan"
+    "Make (or check) the settings of a run and print its plan, or fit a law to finished runs"
+    asked = [name for name, value in locals().items() if value is not None and value is not False]
+    if words or variant:
+        return fit_door(words or [], variant or [], as_json, asked)
     given = dict(corpus=corpus, tier=tier, seed=seed, depth=depth, seq_len=seq_len, vocab_size=vocab_size,
                  device_batch_size=device_batch_size, total_batch_size=total_batch_size,
                  num_iterations=num_iterations, save_every=save_every, dtype=dtype, compile=compile,
