@@ -98,6 +98,7 @@ def filled(command, root):
         "FILE": root / "texts" / "a.txt",
         "NAME": "moon",
         "R": "moon",
+        "RUN": "moon",
         "N": 2,
         "S": "base",
         "{run}": "moon",
@@ -160,7 +161,8 @@ def check(kind, target, args, world):
     plans = target == "nanochat.runs" and "plan" in args[:2]
     if target not in ("nanochat.scaling", "nanochat.pretrain") and not plans: return None
     ours = ("run", "dry_run", "device", "pdb", "xtra", "as_json", "json", "rehearse")
-    ours += ("max_hours", "max_dollars")
+    ours += ("max_hours", "max_dollars", "slices")
+    if given.get("words"): return None          # `fit` reads runs, and makes no plan
     for name in ours: given.pop(name, None)
     on_gpus = {name: given.pop(name) for name in ("recipe", "gpus", "card") if name in given}
     if given.get("tier") in TIER_GPUS: plan_tier(given["tier"], depth=given.get("depth"), **on_gpus)
@@ -227,8 +229,8 @@ def other(words):
         assert (ROOT / "setup.py").exists() and (
             not extra or f"{extra[1]}" in (ROOT / "setup.py").read_text()
         )
-    elif words in (["git", "lfs", "pull"], ["git", "annex", "get"]):
-        pass  # what to do about somebody else's pointers; neither tool is needed here
+    elif words in (["git", "lfs", "pull"], ["git", "annex", "get"], ["docker", "stop"]):
+        pass  # said of somebody else's pointers and of a container; none of these tools is needed here
     else:
         pytest.fail(f"{' '.join(words)}: no kind of command that this test knows how to try; teach it")
 
