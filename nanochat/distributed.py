@@ -155,6 +155,7 @@ def _find(tensors, name, ending, shape):
         found = tensors.get(f"{name}.{_OLD_NAMES.get(ending)}")
     return found if found is not None and found.shape == shape else None
 
+# %% ../nbs/11_distributed.ipynb #1e6790d4
 class _MuonGroup:
     "Matrices of one shape, of which this process owns some"
     def __init__(self, group, world, rank, normalize, dtype):
@@ -266,6 +267,7 @@ def _start_means(grads, tables, world):
     wait_small = _start_flat_mean(small, world) if small else dict
     return lambda: {name: wait() for name, wait in waits.items()} | wait_small()
 
+# %% ../nbs/11_distributed.ipynb #777de692
 class _AdamWGroup:
     "Tensors under AdamW: of large tables this process owns some rows, what is small is everybody's"
     def __init__(self, group, world, rank):
@@ -465,6 +467,7 @@ def _start(command, world, said, env):
                                         preexec_fn=_die_with_parent, **quiet))
     return started
 
+# %% ../nbs/11_distributed.ipynb #752c0700
 @contextmanager
 def _passing_on(started):
     "Pass SIGTERM on to the processes; Ctrl-C reaches them anyway"
@@ -480,6 +483,7 @@ def _passing_on(started):
         for number, handler in before.items():
             signal.signal(number, handler)
 
+# %% ../nbs/11_distributed.ipynb #87cea4d7
 def _wait(started):
     "Exit statuses of those that ended by themselves, in order; soon after a failure the rest are killed"
     ended, until = {}, math.inf
@@ -503,6 +507,7 @@ def _culprit(ended):
     # where the first process has failed, too, it has said so in the terminal
     return (0, own[0]) if own.get(0, 0) > 0 else next(iter(own.items()), None)
 
+# %% ../nbs/11_distributed.ipynb #0dcb788f
 def launch(
     world:int,            # processes
     command:list[str],    # what follows `python`: "-m", a module and its arguments

@@ -365,6 +365,7 @@ def _check_room(need, what):
             raise UserError(f"{what}: {n/1e9:,.1f} GB to fetch, {free/1e9:,.1f} GB free on the disk of "
                             f"{folder}: free some, or set NANOCHAT_BASE_DIR to another disk")
 
+# %% ../nbs/A3_hub.ipynb #61b36cb3
 def _work(todo, errors, tries, crew):
     "One worker: take the next file from the queue until it is empty, or until somebody fails"
     with contextlib.suppress(queue.Empty, _Stopped):
@@ -399,6 +400,7 @@ def _run_workers(jobs, workers, tries, crew)->list[BaseException]:
         crew.bar.close()
     return errors
 
+# %% ../nbs/A3_hub.ipynb #6479a03c
 def download_all(
     jobs:list,               # (url, path, size, sha256) each; size and sha256 may be None or left out
     workers:int=4,           # files at a time

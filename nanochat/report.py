@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['METRICS', 'BPB', 'MOVES', 'COLORS', 'GREY', 'PRINTED', 'Metric', 'metric', 'Results', 'is_step', 'read_log', 'gather',
            'table', 'clock', 'short', 'cell', 'in_order', 'score_table', 'moved', 'base_rows', 'move_rows', 'bpb_table',
-           'cost_row', 'cost_table', 'by_question', 'in_turn', 'answer_lines', 'sample_answers', 'new_figure', 'smooth',
-           'draw_curve', 'loss_figure', 'score_figure', 'bpb_figure', 'missing', 'walls', 'made_by', 'once',
-           'provenance_lines', 'headline', 'bullets', 'centered_scores', 'sections', 'page', 'write_report', 'main']
+           'cost_row', 'cost_table', 'pace_table', 'by_question', 'in_turn', 'answer_lines', 'sample_answers',
+           'new_figure', 'smooth', 'draw_curve', 'loss_figure', 'score_figure', 'bpb_figure', 'missing', 'walls',
+           'made_by', 'once', 'provenance_lines', 'headline', 'bullets', 'centered_scores', 'sections', 'page',
+           'write_report', 'main']
 
 # %% ../nbs/23_report.ipynb #b5115595
 import errno
@@ -242,6 +243,19 @@ def cost_table(
     rows.append(only_time("all", sum(seconds.values())))
     head = ["stage", "steps", "tokens", "time", "tokens/s", "FLOPs", "share of peak", "last loss"]
     return table(head, rows)
+
+# %% ../nbs/23_report.ipynb #8091f567
+def pace_table(
+    stages:dict,      # stage -> results/STAGE.json
+)->str:               # Markdown; empty where nothing was planned or timed
+    "Tokens a second of each stage: planned, in its first steps, and as a whole"
+    rows = []
+    for stage, took in stages.items():
+        known = [took.get("planned_tokens_per_second"), took.get("first_tokens_per_second")]
+        if any(known):
+            speeds = [*known, took["tokens_per_second"]]
+            rows.append([stage.upper(), *(f"{speed:,.0f}" if speed else "–" for speed in speeds)])
+    return table(["tokens/s", "planned", "first steps", "whole stage"], rows) if rows else ""
 
 # %% ../nbs/23_report.ipynb #267da590
 def by_question(
@@ -503,7 +517,7 @@ def sections(
         out["Bits per byte"] = ("On the same validation text, special tokens not counted.\n\n"
                                 + bpb_table(summary["bpb"]))
     if results.stages:
-        out["Cost"] = cost_table(results)
+        out["Cost"] = "\n\n".join(filter(None, (cost_table(results), pace_table(results.stages))))
     if sampled:
         out["Sample answers"] = sample_answers(results.tasks)
     out["Where this comes from"] = bullets(provenance_lines(results))

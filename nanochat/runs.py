@@ -668,6 +668,7 @@ def checked(
             raise ValueError(f"{name} holds no shares")
     return value
 
+# %% ../nbs/A1_runs.ipynb #9d3c189c
 def from_json(
     kind:type,       # a dataclass
     said:dict,       # what JSON says of it
@@ -692,6 +693,7 @@ def from_json(
             values[name] = checked(said[name], f.type, where+name)
     return kind(**values)
 
+# %% ../nbs/A1_runs.ipynb #0476da00
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 COMPILE = ("auto", "on", "off")
 
@@ -767,6 +769,7 @@ def _short(scores):
     "Of each score, what the summary keeps"
     return {metric: {k: v[k] for k in ("score", "n", "lo", "hi")} for metric, v in scores.items()}
 
+# %% ../nbs/A1_runs.ipynb #8ac44d4c
 def rebuilt_summary(
     rdir:str|Path,   # the run's folder
 )->dict:             # what summary.json should hold
@@ -796,6 +799,7 @@ def rebuilt_summary(
         summary |= dict(params=_n_params(Path(rdir)), seed=read_settings(rdir).get("seed", 0))
     return summary
 
+# %% ../nbs/A1_runs.ipynb #bb18ab30
 def _kept_summary(path):
     "What summary.json says; raises `Damaged` where it is not what was written"
     summary, mark = read_sealed(path), path.with_suffix(".sha256")
@@ -1359,6 +1363,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         raise Misuse(f"{self.prog}: {message}; `bash speedrun.sh help` lists doors and options")
 
+# %% ../nbs/A1_runs.ipynb #2f27dc24
 def whole_number(text:str)->int:
     "A number of at most 18 digits"
     if not re.fullmatch(r"[0-9]+", text):
@@ -1400,6 +1405,7 @@ def words(text:str)->str:
         raise argparse.ArgumentTypeError("needs a value")
     return text
 
+# %% ../nbs/A1_runs.ipynb #bca7f114
 HUB_NAMES = ("fineweb-edu", "climbmix", "tinystories")     # chapter 03 knows where they lie
 
 def corpus_name(text:str)->str:
@@ -1413,6 +1419,7 @@ def corpus_name(text:str)->str:
                         ".csv or .parquet files (also .gz, .xz, .zst)")
     return str(folder.resolve())
 
+# %% ../nbs/A1_runs.ipynb #c56adfc5
 # What a plan for GPUs can be made of; chapter 13 knows them
 RECIPE_NAMES = ("2025", "2026")
 CARD_NAMES = ("h100", "a100", "a100-40", "4090", "t4", "3070", "mps")
@@ -1431,6 +1438,7 @@ DOORS = dict(train=OPTIONS, plan=dict(OPTIONS, json=bool), preflight=dict(OPTION
              serve=dict(run=words, stage=words, port=whole_number, host=words, allowed_hosts=words),
              runs={}, clean={}, stamp={}, done={}, late={}, forget={}, free={}, help={}, launch={})
 
+# %% ../nbs/A1_runs.ipynb #7aef2e49
 def read_options(
     door:str,
     given:list[str],     # what stands after it on the command line
@@ -1482,6 +1490,7 @@ WHAT_NEXT = dict(gpt="talk to it: bash speedrun.sh chat --run {run}",
                  baseline="let it write: python -m nanochat.baseline --run {run}",
                  rehearsal="that was the rehearsal; its folder can be removed: {base}")
 
+# %% ../nbs/A1_runs.ipynb #73d19639
 def hold_for_shell(
     rdir:Path,                       # the run's folder
 ):
@@ -1498,6 +1507,7 @@ def hold_for_shell(
     os.dup2(folder, 8)
     os.dup2(lock.fileno(), 9)
 
+# %% ../nbs/A1_runs.ipynb #655c6acd
 def start_hub()->str:
     "Start a hub on this machine that ends with this program, or with the one it becomes; its address"
     code = f"from nanochat.scaling import serve_hub; serve_hub({os.getpid()})"        # chapter 13
@@ -1516,6 +1526,7 @@ def rehearse():
     for name in ("no_proxy", "NO_PROXY"):              # a proxy can't know the hub of this machine
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1"]))
 
+# %% ../nbs/A1_runs.ipynb #a02a124a
 def refuse_mixture(
     options:argparse.Namespace,
     tier:str,        # of the run
@@ -1540,6 +1551,7 @@ def asked_name(
     return run_name(tier, options.corpus or "world", options.depth, options.seed or 0,
                     options.model or "gpt")
 
+# %% ../nbs/A1_runs.ipynb #0eaff47f
 def within_limits(
     run:str,         # its name
     options:argparse.Namespace,
@@ -1557,6 +1569,7 @@ def within_limits(
     return dict(NANOCHAT_DEADLINE=str(time.time()+3600*float(hours)),
                 NANOCHAT_LIMIT=f"{float(hours):.3g} h ({limit})")
 
+# %% ../nbs/A1_runs.ipynb #2ce498ea
 def start(
     options:argparse.Namespace,
 ):
@@ -1586,6 +1599,7 @@ def start(
            GPUS=str(gpus), LAUNCH="nanochat.runs launch" if gpus > 1 else "",
            NEXT=WHAT_NEXT[model].format(run=run, base=base_dir()), **limits)
 
+# %% ../nbs/A1_runs.ipynb #830a0b84
 def look_ahead(
     options:argparse.Namespace,
     *more:str,       # for chapter 13
@@ -1629,6 +1643,7 @@ def show_runs():
     if not found:
         print(f"no run yet in {base_dir()/'runs'}: `bash speedrun.sh` makes one")
 
+# %% ../nbs/A1_runs.ipynb #4aebd1ee
 def open_door(
     door:str,        # one of DOORS
     given:list[str],
@@ -1676,6 +1691,7 @@ def open_door(
             print(f"run {options.run} is removed")
     return 0
 
+# %% ../nbs/A1_runs.ipynb #f3578703
 def main():
     "What speedrun.sh asks, before torch is loaded or even installed: python -m nanochat.runs DOOR ..."
     door, *given = sys.argv[1:] or ["help"]

@@ -77,6 +77,7 @@ class _Stdout:
     def flush(self):
         return self._try(self.stream.flush)
 
+# %% ../nbs/A2_runtime.ipynb #0804c48f
 def _ready():
     "Make the standard streams and Ctrl-C what the code below expects"
     if None in (sys.stdin, sys.stdout, sys.stderr):      # closed: no file opened later may get their numbers
@@ -104,6 +105,7 @@ def _check_device(func, args, kwargs):
     if asked := asked or os.environ.get("NANOCHAT_DEVICE"):
         pick_device(asked)
 
+# %% ../nbs/A2_runtime.ipynb #3ad24bb6
 def _system_error(e):
     "One line for an error of the system that the reader can do something about; None for a bug"
     base = base_dir()
@@ -127,6 +129,7 @@ def _others_are_gone(e):
     gone = re.search("onnection (closed|reset)|roken pipe|[Tt]imed out|[Tt]imeout", str(e))
     return launched() and isinstance(e, RuntimeError) and bool(gone)
 
+# %% ../nbs/A2_runtime.ipynb #789d242f
 def friendly(
     func:Callable,   # the `main` of a module
 )->Callable:         # the same, with errors for readers
@@ -284,6 +287,7 @@ def end_dist():
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
+# %% ../nbs/A2_runtime.ipynb #c619421b
 def together()->bool:
     "True where this process belongs to a group of several"
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -15,13 +15,13 @@ __all__ = ['SMALLEST_VOCABULARY', 'SHORTEST_ROW', 'LIMITS', 'SWITCHES_2026', 'RE
            'plan_params', 'as_baseline', 'baseline_recipe', 'with_options', 'scale_asked', 'make_plan', 'count_tokens',
            'fit_to_text', 'rows_at_once', 'host_bytes', 'check_memory', 'check_gpus', 'default_name', 'open_run',
            'text_stages', 'describe', 'training_flops', 'kept_record', 'scale_of', 'Forecast', 'forecast',
-           'expected_minutes', 'busy_cores', 'describe_machine', 'left_to_do', 'Cost', 'price_of', 'cost_on_gpus',
-           'cost_here', 'Limits', 'what_fits', 'refuse', 'apply_limits', 'Check', 'gpu_check', 'nvidia_driver',
-           'driver_check', 'time_all_reduce', 'try_exchange', 'exchange_check', 'free_memory', 'memory_check',
-           'shards_wanted', 'shards_missing', 'disk_check', 'no_answer', 'hub_check', 'preflight_checks', 'show_checks',
-           'need_all', 'foresee', 'look_around', 'Measured', 'read_measured', 'check_alike', 'Estimate', 'estimate',
-           'Law', 'best_numbers', 'fit_law', 'by_size', 'compute_multiplier', 'runs_named', 'law_findings',
-           'describe_law', 'fit_door', 'main']
+           'expected_minutes', 'busy_cores', 'describe_machine', 'planned_speeds', 'read_pace', 'keep_pace',
+           'left_to_do', 'Cost', 'price_of', 'cost_on_gpus', 'cost_here', 'Limits', 'what_fits', 'refuse',
+           'apply_limits', 'Check', 'gpu_check', 'nvidia_driver', 'driver_check', 'time_all_reduce', 'try_exchange',
+           'exchange_check', 'free_memory', 'memory_check', 'shards_wanted', 'shards_missing', 'disk_check',
+           'no_answer', 'hub_check', 'preflight_checks', 'show_checks', 'need_all', 'foresee', 'look_around',
+           'Measured', 'read_measured', 'check_alike', 'Estimate', 'estimate', 'Law', 'best_numbers', 'fit_law',
+           'by_size', 'compute_multiplier', 'runs_named', 'law_findings', 'describe_law', 'fit_door', 'main']
 
 # %% ../nbs/13_scaling.ipynb #768b12d3
 import contextlib
@@ -58,10 +58,10 @@ from .gpt import GPT, GPTConfig, MODERN, flops_per_token, has_ve, layer_window
 from .optim import TABLES
 from .precision import saved_bytes
 from .runs import (COMPILE, DTYPES, MODELS, TIER_DEPTH, TIER_GPUS, BaseStage, ChatStage, Plan,
-                           RLStage, UserError, base_dir, bytes_in, checkpoints, free_bytes, free_space,
-                           is_scored, launched, list_runs, module, print0, rank, read_plan, read_result,
-                           recipe_run_name, refuse_changes, road_of, run_dir, run_name, step_is_done,
-                           world_size, write_plan)
+                           RLStage, UserError, atomic_write, base_dir, bytes_in, checkpoints, free_bytes,
+                           free_space, is_scored, launched, list_runs, module, print0, rank, read_plan,
+                           read_result, recipe_run_name, refuse_changes, road_of, run_dir, run_name,
+                           step_is_done, world_size, write_plan)
 from .runtime import Run, end_dist, friendly, init_dist, matmul_flops, pick_device, pick_dtype
 from .tokenizer import SPECIAL_TOKENS, Tokenizer
 from .world import World
@@ -475,6 +475,7 @@ class ScalePlan:
     disk_gb:float                     # shards, and checkpoints of four stages, 10^9 bytes
     stages:dict[str,dict]             # hours and dollars of each
 
+# %% ../nbs/13_scaling.ipynb #791c2052
 def exam_hours(
     flops_per_token:float,     # of training
     speed:float,               # FLOP/s of all GPUs at their peak
@@ -507,6 +508,7 @@ def stage_hours(
         rl=decoding + training(answers*later.rl_answer_tokens),
         evaluation=4*exam_hours(flops_per_token, speed, later))
 
+# %% ../nbs/13_scaling.ipynb #5722a106
 def disk_bytes(
     config:GPTConfig,
     shards:int,
@@ -514,6 +516,7 @@ def disk_bytes(
     "Shards, and the last two checkpoints of four stages: weights and the optimizer's state"
     return shards*DISK_SHARD + 4*2*(4*all_params(config) + state_of(config, 1))
 
+# %% ../nbs/13_scaling.ipynb #ca8f4ae2
 def scale_plan(
     recipe:str="2026",         # a key of RECIPES
     depth:int|None=None,       # layers; default: the recipe's
@@ -739,6 +742,7 @@ def shard_table()->dict[str, dict]:      # {repository: {path: number of its sha
         table[corpus["repo"]] = {path: i % KINDS for i, path in enumerate(paths)} | {paths[-1]: KINDS}
     return table
 
+# %% ../nbs/13_scaling.ipynb #35857289
 def _listing(repo):
     "The listing of a repository, as the hub of Hugging Face gives it"
     known = {number: world_shard(number) for number in range(KINDS+1)}
@@ -758,6 +762,7 @@ def hub_answer(
         number = shard_table().get(found[1], {}).get(found[2])
         return None if number is None else world_shard(number)
 
+# %% ../nbs/13_scaling.ipynb #c7974758
 class HubHandler(http.server.BaseHTTPRequestHandler):
     "One answer of our hub"
     def do_GET(self):
@@ -828,6 +833,7 @@ def widened(
     n_embd = math.ceil(depth*per_layer/head)*head
     return replace(plan, depth=depth, n_embd=n_embd, n_head=n_embd//head)
 
+# %% ../nbs/13_scaling.ipynb #11a5e4b8
 def baseline_config(
     plan:Plan,
     vocab_size:int=None,     # of the tokenizer, where a small text gave fewer ids than the plan asks for
@@ -870,6 +876,7 @@ def baseline_recipe(
     return baseline.Recipe(steps=base.steps, rows=base.rows, lr=base.matrix_lr,
                            min_lr=base.final*base.matrix_lr, warmup=base.warmup)
 
+# %% ../nbs/13_scaling.ipynb #3f8a95bd
 def with_options(
     plan:Plan,
     given:dict,   # options by name, each within its limits
@@ -888,6 +895,7 @@ def with_options(
                    device_rows=given.get("device_batch_size", base.device_rows))
     return replace(plan, base=base)
 
+# %% ../nbs/13_scaling.ipynb #c0f82575
 def scale_asked(
     tier:str,        # a key of TIER_GPUS
     given:dict,      # options of a run; None: not given
@@ -911,6 +919,7 @@ def scale_asked(
     sizes = {name: given[name] for name in ("depth", "seq_len", "vocab_size") if name in given}
     return plan_tier(tier, **sizes, **on_gpus)
 
+# %% ../nbs/13_scaling.ipynb #8d0a943d
 def make_plan(
     tier:str="laptop",    # a name in TIERS, or gpu or full
     corpus:str=None,      # world, a name in HUB, or a folder of text; default: world, or the recipe's
@@ -1027,6 +1036,7 @@ def check_memory(
                         f"{rows} rows of {shape.seq_len} at once: training takes {need/1e9:,.0f} GB or more "
                         f"and this machine has {have/1e9:,.0f} GB: make one of them smaller")
 
+# %% ../nbs/13_scaling.ipynb #32e78895
 def check_gpus(
     plan:Plan,    # of a new run
 ):
@@ -1052,6 +1062,7 @@ def check_gpus(
         raise UserError(f"the plan is made for card {plan.card} with {planned/1e9:.0f} GB, and the GPU here "
                         f"has {room/1e9:.0f} GB: give --card, one of {', '.join(CARDS)}")
 
+# %% ../nbs/13_scaling.ipynb #b8f441b0
 def default_name(
     plan:Plan,     # of a new run
     given:dict,    # the options that it was made from
@@ -1118,7 +1129,6 @@ def describe(
                      "need --model gpt")
     return "\n".join(lines)
 
-
 # %% ../nbs/13_scaling.ipynb #dd28005f
 def training_flops(
     plan:Plan,
@@ -1146,6 +1156,7 @@ def kept_record(
     alike.sort(key=lambda record: record["wall_seconds"]*record["machine"]["peak_flops"])
     return alike[len(alike)//2] if alike else None
 
+# %% ../nbs/13_scaling.ipynb #6d2a7c57
 def scale_of(
     plan:Plan,
     gpus:int|None=None,      # of this start; default: the plan's, like the next
@@ -1157,6 +1168,7 @@ def scale_of(
     return plan_tier(plan.tier, plan.recipe, plan.depth, gpus or plan.gpus, card or plan.card,
                      seq_len=plan.seq_len, vocab_size=plan.vocab_size)
 
+# %% ../nbs/13_scaling.ipynb #754b7f13
 class Forecast(NamedTuple):
     "How long a whole job takes on this machine"
     minutes:float
@@ -1196,6 +1208,7 @@ def expected_minutes(
     scale = scale_of(plan)
     return describe_scale(scale) if scale else forecast(plan, folder).words
 
+# %% ../nbs/13_scaling.ipynb #bb257102
 def busy_cores()->str:
     "A warning where other programs keep all cores busy; else nothing"
     cores = os.cpu_count() or 1
@@ -1207,6 +1220,7 @@ def busy_cores()->str:
 
 def describe_machine(
     rdir:Path,       # a run's folder
+    expected:str,    # how long it will take
 )->str:
     "Before a run computes: what it will run on, the room on its disk, and how long it will take"
     try:
@@ -1216,8 +1230,49 @@ def describe_machine(
         trainer = "Python (chapter 01), a few times slower than the Rust crate, which was not built"
     lines = (f"Python {platform.python_version()}, tokenizer trainer: {trainer}",
              f"free disk: {free_space(rdir)} where the run is kept ({rdir})",
-             expected_minutes(read_plan(rdir)), busy_cores())
+             expected, busy_cores())
     return "\n".join(filter(None, lines))
+
+# %% ../nbs/13_scaling.ipynb #9892a518
+def planned_speeds(
+    plan:Plan,
+    scale:ScalePlan|None,        # of a run on GPUs
+    whole:Forecast|None=None,    # of any other
+)->dict[str,float]:              # by stage; empty where nobody knows
+    "Tokens a second that the plan counts with"
+    if scale:
+        if "base" not in scale.stages:
+            return {}
+        speed = scale.tokens/(3600*scale.stages["base"]["hours"])
+        return dict.fromkeys(text_stages(plan), speed)
+    if whole.at_least:
+        return {}
+    seconds_each = 60*whole.minutes/sum(whole.parts.values())
+    return {stage: plan.tokens(stage)/(seconds_each*whole.parts[stage]) for stage in text_stages(plan)}
+
+def read_pace(
+    rdir:Path,       # a run's folder
+)->dict:             # stage -> planned and first speed, in tokens a second
+    "What is known of a run's speed; a damaged file is as none"
+    try:
+        kept = json.loads((Path(rdir)/"pace.json").read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(kept, dict):
+        return {}
+    stages = {stage: found for stage, found in kept.items() if isinstance(found, dict)}
+    return {stage: {name: speed for name, speed in found.items() if isinstance(speed, float|int)}
+            for stage, found in stages.items()}
+
+def keep_pace(
+    rdir:Path,       # a run's folder
+    stage:str,       # base, mid or sft
+    **speeds:float,  # planned, first
+):
+    "Note a speed, once: what an earlier start has noted stays"
+    kept = read_pace(rdir)
+    kept[stage] = speeds | kept.get(stage, {})
+    atomic_write(Path(rdir)/"pace.json", json.dumps(kept)+"\n")
 
 # %% ../nbs/13_scaling.ipynb #ac787291
 def left_to_do(
@@ -1513,6 +1568,7 @@ def memory_check(
         return Check("memory", OK, said)
     return Check("memory", WARNING, f"{said} when the run goes on from a checkpoint: end other programs")
 
+# %% ../nbs/13_scaling.ipynb #c7c92ad7
 def shards_wanted(
     plan:Plan,
 )->int:
@@ -1546,6 +1602,7 @@ def disk_check(
         return Check("disk", TO_DO, f"{said}: free some, or set NANOCHAT_BASE_DIR to another disk")
     return Check("disk", WARNING if free < 1.1*need else OK, said)
 
+# %% ../nbs/13_scaling.ipynb #5ca9af4a
 HUB_SECONDS = 10       # that a hub gets to answer
 
 def no_answer(
@@ -1586,6 +1643,7 @@ def hub_check(
         return Check("hub", WARNING, said)
     return Check("hub", TO_DO, f"{said}: see to the network, or name a mirror in NANOCHAT_MIRROR")
 
+# %% ../nbs/13_scaling.ipynb #a1ecea76
 def preflight_checks(
     plan:Plan,
     rdir:Path,                # the run's folder, which may not be there yet
@@ -1632,8 +1690,12 @@ def foresee(
 ):
     "Before a start computes: what it runs on and how long; on GPUs also whether all is as it has to be"
     plan = read_plan(rdir)
-    print(describe_machine(rdir), flush=True)
-    if scale_of(plan):
+    scale = scale_of(plan)
+    whole = None if scale else forecast(plan)
+    print(describe_machine(rdir, describe_scale(scale) if scale else whole.words), flush=True)
+    for stage, speed in planned_speeds(plan, scale, whole).items():
+        keep_pace(rdir, stage, planned=speed)
+    if scale:
         need_all(show_checks(preflight_checks(plan, rdir, int(os.environ.get("GPUS", plan.gpus)))))
 
 def look_around(
@@ -1729,6 +1791,7 @@ def estimate(
     ends = np.nanquantile(values_D[1:], (0.025, 0.975), method="nearest")
     return Estimate(*map(float, (values_D[0], *ends)))
 
+# %% ../nbs/13_scaling.ipynb #98767daa
 @dataclass(frozen=True)
 class Law:
     "Bits per byte = floor + gain·(C/middle)^-exponent, fitted to runs and to series made up from the fit"
@@ -1766,6 +1829,7 @@ class Law:
         floor_D = self.numbers_MD[2 + self.seeds.index(run.seed)]
         return run.bpb - (floor_D - self.floor_D)
 
+# %% ../nbs/13_scaling.ipynb #0a1d5a98
 EXPONENTS = np.geomspace(0.01, 2, 300)     # that are tried
 SERIES = 1000                              # that are made up
 
@@ -1786,6 +1850,7 @@ def best_numbers(
         found_MD[0, better_D], found_MD[1:, better_D] = exponent, weights[:, better_D]
     return found_MD
 
+# %% ../nbs/13_scaling.ipynb #2e4d43a8
 def fit_law(
     runs:list[Measured],     # one recipe, three or more sizes
 )->Law:
@@ -1857,6 +1922,7 @@ def runs_named(
         found += like
     return list(dict.fromkeys(found))
 
+# %% ../nbs/13_scaling.ipynb #70996264
 def law_findings(
     law:Law,
     variant:list[Measured]=[],     # runs by a changed recipe
@@ -1898,6 +1964,7 @@ def describe_law(
         lines.append("?: outside of the budgets at which the baseline was measured")
     return "\n".join(lines)
 
+# %% ../nbs/13_scaling.ipynb #dba0ea62
 def fit_door(
     words:list[str],      # fit, and the baseline's runs
     variant:list[str],    # runs by a changed recipe

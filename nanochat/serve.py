@@ -535,6 +535,7 @@ class Ask:
             hook=ToolUse(tok),
         )
 
+# %% ../nbs/22_serve.ipynb #eda4046b
 def no_model(asked, name):
     "The error of a client that asks for another model than `name`"
     words = f"there is no model {asked[:80]!r} here: this server has {name!r}"
@@ -560,6 +561,7 @@ def complaint(
         return about_messages(error, body.get("messages"), limits)
     return about_field(error, request_model(name, limits))
 
+# %% ../nbs/22_serve.ipynb #f4914eab
 def read_ask(
     body,            # parsed JSON
     tok,             # a Tokenizer
@@ -1094,6 +1096,7 @@ def refusal(
     start = h11.Response(status_code=error.status, headers=headers, reason=reason)
     return start, h11.Data(data=body), h11.EndOfMessage()
 
+# %% ../nbs/22_serve.ipynb #079983ba
 def guarded(
     limits:Limits,   # the deadlines, and how many connections
 ):                   # a class for uvicorn
@@ -1238,6 +1241,7 @@ class LogLimit(logging.Filter):
         self.lines += 1
         return self.lines <= self.most
 
+# %% ../nbs/22_serve.ipynb #ea9ef7f5
 def web_server(
     app,                        # what `make_app` returns
     address:str="127.0.0.1",    # that it listens on
@@ -1287,6 +1291,7 @@ def web_server(
     ways = dict(http=guarded(svc.limits), ws="none", backlog=BURST, timeout_graceful_shutdown=1)
     return Server(uvicorn.Config(app, **ways, **quiet))
 
+# %% ../nbs/22_serve.ipynb #620cc502
 @contextmanager
 def serving(
     app,                    # what `make_app` returns

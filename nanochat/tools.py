@@ -1084,6 +1084,7 @@ def run_tests(asked, answers):
     return True
 """
 
+# %% ../nbs/17_tools.ipynb #b4018d08
 def judge_check(
     program:str,         # what a stranger wrote
     tests:str,           # any Python that raises where the program is wrong; or it defines `check(candidate)`
