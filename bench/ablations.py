@@ -123,7 +123,7 @@ ALL = SWITCHES | {
 class Trial:
     "One training run"
 
-    part: str  # screen, confirm or time
+    part: str  # screen, confirm, time, or polar: pairs that were asked before the others, on older code
     seed: int
     on: tuple  # names of the switches that are on
     steps: int = STEPS
@@ -399,9 +399,9 @@ def paired(differences: list) -> dict:
 def compare(lines: dict, name: str, part: str = "confirm", steps: int | None = None) -> dict:
     "Differences on minus off, over the seeds for which both stand"
     on_is_today = ALL[name].today
-    differences = []
+    differences, beside = [], "polar" if part == "polar" else "confirm"
     for seed in CONFIRM_SEEDS:
-        today = lines.get(Trial("confirm", seed, tuple(sorted(TODAY))).key)
+        today = lines.get(Trial(beside, seed, tuple(sorted(TODAY))).key)
         other = lines.get(Trial(part, seed, flipped(name), steps or STEPS).key)
         if today and other:
             change = other["bpb"] - today["bpb"]
@@ -426,7 +426,8 @@ def report() -> dict:
         found = effects(screen)
         error = pseudo_error(list(found.values()))
         out["screen"] = dict(effects=found, pseudo_error=error, scores=[line["bpb"] for line in screen])
-    out["confirm"] = {name: found for name in ALL if (found := compare(lines, name))}
+    found = {name: compare(lines, name) or compare(lines, name, "polar") for name in ALL}
+    out["confirm"] = {name: pairs for name, pairs in found.items() if pairs}
     equal = {}
     for line in lines.values():
         if line["part"] == "time":
