@@ -23,7 +23,8 @@ setup(
     long_description_content_type="text/markdown",
     packages=find_packages(include=["nanochat", "nanochat.*"]), zip_safe=False,
     package_data={"nanochat": ["ui.html", "*.toml", "hf/*.py", "hf/*.jinja"]},
-    install_requires=cfg["requirements"].split(), extras_require={"dev": cfg["dev_requirements"].split()},
+    install_requires=cfg["requirements"].split(),
+    extras_require={"dev": cfg["dev_requirements"].split(), "loggers": cfg["loggers_requirements"].split()},
     rust_extensions=rust, options={"bdist_wheel": {"py_limited_api": "cp311"}} if rust else {},
     entry_points={"nbdev": ["nanochat=nanochat._modidx:d"]},
 )
