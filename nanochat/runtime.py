@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['OTHERS_GONE', 'STEP_PATIENCE', 'WORK_PATIENCE', 'PEAKS', 'BLOCK', 'LOGGERS', 'disk_full', 'friendly', 'progress',
            'pick_device', 'seed_all', 'init_dist', 'end_dist', 'together', 'agreed', 'everybody', 'somewhere', 'meet',
-           'matmul_flops', 'gpu_dtype', 'pick_dtype', 'peak_flops', 'peak_rss_mb', 'keep_memory', 'provenance', 'Run',
-           'find_run', 'ToTensorboard', 'ToWandb', 'ToTrackio', 'wanted_loggers', 'Once', 'loggers', 'ToldLog']
+           'matmul_flops', 'gpu_dtype', 'pick_dtype', 'peak_flops', 'peak_rss_mb', 'keep_memory', 'provenance',
+           'ToTensorboard', 'ToWandb', 'ToTrackio', 'wanted_loggers', 'Once', 'loggers', 'ToldLog', 'Run', 'find_run']
 
 # %% ../nbs/A2_runtime.ipynb #eaf076f9
 import atexit
@@ -37,8 +37,8 @@ import torch
 import torch.distributed as dist
 from tqdm.auto import tqdm
 from .runs import (DTYPES, Log, Plan, UserError, atomic_write, base_dir, checkpoints, launched,
-                           local_rank, rank, read_plan, read_result, run_dir, run_lock, sha256_file,
-                           world_size, write_plan)
+                           local_rank, print0, rank, read_plan, read_result, run_dir, run_lock,
+                           sha256_file, world_size, write_plan)
 
 # %% ../nbs/A2_runtime.ipynb #d43afb79
 def disk_full(
@@ -497,94 +497,6 @@ def _bring(folder, group):
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
-# %% ../nbs/A2_runtime.ipynb #91bb32f7
-@dataclass
-class Run:
-    "A run at work: its folder and plan, and the device that computes it"
-    folder:Path
-    plan:Plan
-    device:torch.device
-
-    @contextlib.contextmanager
-    def at_work(self):
-        "Hold the run (the first process does, for all), and join the other processes"
-        if rank() == 0:
-            wanted_loggers()       # refused before anything is computed (section 8)
-        plan = self.plan
-        on_gpus = plan and plan.card and not plan.rehearsal and "NANOCHAT_DEVICE" not in os.environ
-        if on_gpus and self.device.type == "cpu":
-            raise UserError(f"run {self.folder.name!r} is planned for {plan.gpus} x {plan.card}, and this "
-                            "machine shows no GPU: mend its driver, or set NANOCHAT_DEVICE=cpu to compute on "
-                            "the CPU all the same")
-        with run_lock(self.folder) if rank() == 0 else contextlib.nullcontext():
-            init_dist(self.device)
-            self.plan = agreed(self.plan)
-            if self.plan != plan and local_rank() == 0:       # on a host that may not know this run yet
-                write_plan(self.folder, self.plan)
-            yield self
-            end_dist()
-
-    @functools.cached_property
-    def dtype(self)->torch.dtype:
-        "The dtype of matmuls: chosen at the first step, then obeyed, like the number of threads"
-        path, alone, kept = self.folder/"dtype.json", world_size() == 1, None
-        if rank() == 0 or not together():     # each process may measure something else: the first one decides
-            kept = json.loads(path.read_text()) if path.exists() else self._chosen(alone)
-        kept = agreed(kept)
-        if kept["threads"] and alone and "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(min(kept["threads"], os.cpu_count() or 1))
-        if rank() == 0 and not path.exists():
-            atomic_write(path, json.dumps(kept)+"\n")
-        return getattr(torch, kept["dtype"])
-
-    def _chosen(self, alone):
-        "The dtype of this machine, and the threads that it was found with"
-        wanted = self.plan.dtype if self.plan.model == "gpt" else "float32"     # chapter 07 has nothing else
-        name = str(pick_dtype(self.device, wanted))[6:]
-        return dict(dtype=name, threads=torch.get_num_threads() if alone else None)
-
-    def log(self,
-        stage:str,
-        step:int,                  # the checkpoint that training goes on from
-        listeners:dict|None=None,  # who else takes each line, by name
-    )->Log|None:
-        "The log of a stage from a step on; only the first process writes one"
-        if rank():
-            return None
-        return ToldLog(self.folder, stage, step, loggers(self.folder, stage, self.plan) | (listeners or {}))
-
-    def checkpoints(self, stage:str)->list[tuple[int, Path]]:
-        "The checkpoints of a stage that are there, oldest first: (step, folder)"
-        return checkpoints(self.folder, stage)
-
-    def result(self, name:str)->dict|None:
-        "A result that a step has left"
-        return read_result(self.folder, name)
-
-    def bring(self,
-        name:str,       # of a folder in the run's folder: tokenizer, or base/step_100
-    )->Path:            # its path on this host
-        "A folder as the first host has it, brought to the hosts that don't have it like that"
-        path = self.folder/name
-        if "firsts" in _groups:
-            if local_rank() == 0:
-                _bring(path, _groups["firsts"])
-            meet()
-        return path
-
-def find_run(
-    name:str,               # of a run that is there
-    device:str|None=None,   # cpu, cuda or mps; None: the best that is here
-)->Run:
-    "The run of that name, with its plan"
-    device = pick_device(device)
-    first = int(os.environ.get("GROUP_RANK") or 0) == 0         # torchrun's number of this host
-    folder = run_dir(name, must_exist=first)
-    plan = read_plan(folder)
-    if plan is None and first:
-        raise UserError(f"run {name!r} has no settings yet: run `bash speedrun.sh --run {name}` first")
-    return Run(folder, plan, device)
-
 # %% ../nbs/A2_runtime.ipynb #998882a3
 class ToTensorboard:
     "Files in the run's folder, a subfolder for each stage: `tensorboard --logdir` shows them"
@@ -696,3 +608,91 @@ class ToldLog(Log):
                 del self.listeners[name]
                 print0(f"{self.stage}: {name} failed after step {entry['step']} ({e}); the training goes on "
                        "without it, and log.jsonl has everything")
+
+# %% ../nbs/A2_runtime.ipynb #91bb32f7
+@dataclass
+class Run:
+    "A run at work: its folder and plan, and the device that computes it"
+    folder:Path
+    plan:Plan
+    device:torch.device
+
+    @contextlib.contextmanager
+    def at_work(self):
+        "Hold the run (the first process does, for all), and join the other processes"
+        if rank() == 0:
+            wanted_loggers()       # refused before anything is computed (section 7)
+        plan = self.plan
+        on_gpus = plan and plan.card and not plan.rehearsal and "NANOCHAT_DEVICE" not in os.environ
+        if on_gpus and self.device.type == "cpu":
+            raise UserError(f"run {self.folder.name!r} is planned for {plan.gpus} x {plan.card}, and this "
+                            "machine shows no GPU: mend its driver, or set NANOCHAT_DEVICE=cpu to compute on "
+                            "the CPU all the same")
+        with run_lock(self.folder) if rank() == 0 else contextlib.nullcontext():
+            init_dist(self.device)
+            self.plan = agreed(self.plan)
+            if self.plan != plan and local_rank() == 0:       # on a host that may not know this run yet
+                write_plan(self.folder, self.plan)
+            yield self
+            end_dist()
+
+    @functools.cached_property
+    def dtype(self)->torch.dtype:
+        "The dtype of matmuls: chosen at the first step, then obeyed, like the number of threads"
+        path, alone, kept = self.folder/"dtype.json", world_size() == 1, None
+        if rank() == 0 or not together():     # each process may measure something else: the first one decides
+            kept = json.loads(path.read_text()) if path.exists() else self._chosen(alone)
+        kept = agreed(kept)
+        if kept["threads"] and alone and "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(min(kept["threads"], os.cpu_count() or 1))
+        if rank() == 0 and not path.exists():
+            atomic_write(path, json.dumps(kept)+"\n")
+        return getattr(torch, kept["dtype"])
+
+    def _chosen(self, alone):
+        "The dtype of this machine, and the threads that it was found with"
+        wanted = self.plan.dtype if self.plan.model == "gpt" else "float32"     # chapter 07 has nothing else
+        name = str(pick_dtype(self.device, wanted))[6:]
+        return dict(dtype=name, threads=torch.get_num_threads() if alone else None)
+
+    def log(self,
+        stage:str,
+        step:int,                  # the checkpoint that training goes on from
+        listeners:dict|None=None,  # who else takes each line, by name
+    )->Log|None:
+        "The log of a stage from a step on; only the first process writes one"
+        if rank():
+            return None
+        return ToldLog(self.folder, stage, step, loggers(self.folder, stage, self.plan) | (listeners or {}))
+
+    def checkpoints(self, stage:str)->list[tuple[int, Path]]:
+        "The checkpoints of a stage that are there, oldest first: (step, folder)"
+        return checkpoints(self.folder, stage)
+
+    def result(self, name:str)->dict|None:
+        "A result that a step has left"
+        return read_result(self.folder, name)
+
+    def bring(self,
+        name:str,       # of a folder in the run's folder: tokenizer, or base/step_100
+    )->Path:            # its path on this host
+        "A folder as the first host has it, brought to the hosts that don't have it like that"
+        path = self.folder/name
+        if "firsts" in _groups:
+            if local_rank() == 0:
+                _bring(path, _groups["firsts"])
+            meet()
+        return path
+
+def find_run(
+    name:str,               # of a run that is there
+    device:str|None=None,   # cpu, cuda or mps; None: the best that is here
+)->Run:
+    "The run of that name, with its plan"
+    device = pick_device(device)
+    first = int(os.environ.get("GROUP_RANK") or 0) == 0         # torchrun's number of this host
+    folder = run_dir(name, must_exist=first)
+    plan = read_plan(folder)
+    if plan is None and first:
+        raise UserError(f"run {name!r} has no settings yet: run `bash speedrun.sh --run {name}` first")
+    return Run(folder, plan, device)

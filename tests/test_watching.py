@@ -252,6 +252,7 @@ def notebook(monkeypatch):
     "A stand-in for IPython in a kernel, which writes down what is displayed"
     calls = Calls()
     ipython, display = types.ModuleType("IPython"), types.ModuleType("IPython.display")
+    ipython.version_info = (9, 0)  # matplotlib asks
     ipython.get_ipython = lambda: types.SimpleNamespace(kernel="a kernel")
     display.display = lambda image, display_id: calls.display(image)
     display.Image = bytes
