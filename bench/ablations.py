@@ -426,7 +426,8 @@ def report() -> dict:
         found = effects(screen)
         error = pseudo_error(list(found.values()))
         out["screen"] = dict(effects=found, pseudo_error=error, scores=[line["bpb"] for line in screen])
-    found = {name: compare(lines, name) or compare(lines, name, "polar") for name in ALL}
+    asked = {name: (compare(lines, name), compare(lines, name, "polar")) for name in ALL}
+    found = {name: max(both, key=lambda pairs: pairs.get("n", 0)) for name, both in asked.items()}
     out["confirm"] = {name: pairs for name, pairs in found.items() if pairs}
     equal = {}
     for line in lines.values():

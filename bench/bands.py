@@ -19,7 +19,6 @@ from pathlib import Path
 here = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(here))
 import torch
-from scipy.stats import t as student
 from nanochat.pretrain import Band, Judge, first_fall, losses_until, marks_of, mean_log, run_tokenizer
 from nanochat.pretrain import settings_of, start_base, text_stream, train_stage
 from nanochat.runs import STAGES, UserError, atomic_write, read_plan, write_plan
@@ -100,6 +99,8 @@ def losses_of(tier: str, seed: int, what: str, folder: Path) -> list[float]:
 
 def band_of(means: list[list[float]]) -> tuple:
     "The lowest and highest that one more run would have at each mark"
+    from scipy.stats import t as student
+
     n, low, high = len(means), [], []
     reach = student.ppf(0.5 + LEVEL / 2, n - 1) * math.sqrt(1 + 1 / n)
     for at_mark in zip(*means):

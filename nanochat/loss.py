@@ -37,7 +37,10 @@ def step_count(
     device=None,                # where counts are added up (NCCL wants the GPU); None: where the targets are
 )->Tensor:                      # one float32 number, perhaps a fraction; the same on every process
     "Scored targets of an optimizer step, per process: the divisor of each of its micro-batches"
-    n = sum(((t >= 0).sum() for t in targets), torch.zeros((), dtype=torch.int64)).to(device=device)
+    n = sum(((t >= 0).sum() for t in targets), torch.zeros((), dtype=torch.int64))
+    if device is not None and n.device.type == "cpu":
+        # filled and not copied: a copy would wait until the GPU has done all that it was told before
+        n = torch.full((), int(n), device=device)
     if not (dist.is_available() and dist.is_initialized()):
         return n.float()
     dist.all_reduce(n)

@@ -281,7 +281,8 @@ def take_step(
 )->float|None:                         # their mean over all processes
     "Step on all processes or on none, and read the loss before"
     agreed_all = agreed_to_step(model, opt, loss_scale, fits)
-    loss = None if total is None else mean_of(total)       # the queue is empty here: nothing waits for this
+    # what has to be done before it can be read is done: the question above has waited for it
+    loss = None if total is None else mean_of(total)
     if agreed_all:
         opt.step()
     opt.zero_grad()
@@ -407,6 +408,7 @@ def mean_log(
     window = losses[-min(len(losses)//2, LONGEST):]
     return sum(math.log(max(loss, 1e-9)) for loss in window)/len(window)
 
+# %% ../nbs/14_pretrain.ipynb #c4998a55
 def settings_of(
     plan:Plan,
     stage:str,     # base, mid or sft
@@ -422,6 +424,7 @@ def settings_of(
             said[name].pop(key)
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
 
+# %% ../nbs/14_pretrain.ipynb #5a3bc86c
 @dataclass(frozen=True)
 class Band:
     "Where the losses of a stage lie in runs that differ in nothing but the seed"
@@ -493,7 +496,8 @@ def losses_until(
     path = folder/"log.jsonl"
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     lines = filter(None, map(log_entry, text.split("\n")))
-    return [line["loss"] for line in lines if line["stage"] == stage and line["step"] <= step]
+    mine = [line.get("loss") for line in lines if line["stage"] == stage and line["step"] <= step]
+    return [loss for loss in mine if isinstance(loss, (int, float))]       # anybody may have written a line
 
 @dataclass
 class Judge:
@@ -761,20 +765,22 @@ def end_early(
 @contextmanager
 def resting_collector()->Iterator[Callable]:
     "Yields a function; what is there when it is called is left alone by Python's collector within the block"
+    frozen_before = gc.get_freeze_count()
     def freeze():
         gc.collect()
         gc.freeze()
     try:
         yield freeze
     finally:
-        gc.unfreeze()
+        if not frozen_before:        # else somebody around us wants them to stay frozen
+            gc.unfreeze()
 
 # %% ../nbs/14_pretrain.ipynb #5024866b
 PROBED = 20      # steps that are timed, after the first one
 
 @dataclass
 class Pace:
-    "Times the first steps of a start"
+    "Times the first steps of a start, with all that falls into them: batches, log, a checkpoint"
     step_tokens:int              # of one step, over all processes
     begun:float|None=None        # when the first step had been done
     steps:int=0                  # done since
@@ -801,7 +807,7 @@ def note_pace(
     if rank():
         return
     planned = read_pace(run.folder).get(name, {}).get("planned")
-    keep_pace(run.folder, name, first=speed)
+    keep_pace(run.folder, {name: dict(first=speed)})
     minutes = left*run.plan.stage(name).rows*run.plan.seq_len/speed/60
     if minutes >= 1:
         beside = f" (planned: {planned:,.0f})" if planned else ""

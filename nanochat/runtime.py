@@ -6,7 +6,8 @@
 __all__ = ['OTHERS_GONE', 'STEP_PATIENCE', 'WORK_PATIENCE', 'PEAKS', 'BLOCK', 'LOGGERS', 'disk_full', 'friendly', 'progress',
            'pick_device', 'seed_all', 'init_dist', 'end_dist', 'together', 'agreed', 'everybody', 'somewhere', 'meet',
            'matmul_flops', 'gpu_dtype', 'pick_dtype', 'peak_flops', 'peak_rss_mb', 'keep_memory', 'provenance',
-           'ToTensorboard', 'ToWandb', 'ToTrackio', 'wanted_loggers', 'Once', 'loggers', 'ToldLog', 'Run', 'find_run']
+           'ToTensorboard', 'mark_of', 'ToWandb', 'ToTrackio', 'wanted_loggers', 'Once', 'loggers', 'ToldLog', 'Run',
+           'find_run']
 
 # %% ../nbs/A2_runtime.ipynb #eaf076f9
 import atexit
@@ -22,6 +23,7 @@ import os
 import platform
 import re
 import resource
+import secrets
 import shutil
 import signal
 import subprocess
@@ -510,12 +512,22 @@ class ToTensorboard:
             self.writer.add_scalar(name, number, step)
         self.writer.flush()
 
+def mark_of(
+    folder:Path,     # of a run
+)->str:
+    "The run's name and a few letters that stay with its folder: after `clean` the same name is another run"
+    path = folder/"logged"/"mark"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, secrets.token_hex(3)+"\n")
+    return f"{folder.name}-{path.read_text().strip()}"
+
 class ToWandb:
     "A run at Weights & Biases"
     def __init__(self, folder:Path, stage:str, plan:Plan|None):
         import wandb
         self.stage = stage
-        self.run = wandb.init(project="nanochat", id=folder.name, name=folder.name, resume="allow",
+        self.run = wandb.init(project="nanochat", id=mark_of(folder), name=folder.name, resume="allow",
                               dir=str(folder), config=asdict(plan) if plan else None)
         # its own count of steps may never go back, and ours begins anew with every stage
         self.run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
@@ -529,7 +541,7 @@ class ToTrackio:
     def __init__(self, folder:Path, stage:str, plan:Plan|None):
         import trackio
         self.stage = stage
-        self.run = trackio.init(project="nanochat", name=folder.name, resume="allow",
+        self.run = trackio.init(project="nanochat", name=mark_of(folder), resume="allow",
                                 config=asdict(plan) if plan else None)
         atexit.register(self.run.finish)         # sends what is still waiting
 
@@ -539,6 +551,7 @@ class ToTrackio:
 
 LOGGERS = dict(tensorboard=ToTensorboard, wandb=ToWandb, trackio=ToTrackio)
 
+# %% ../nbs/A2_runtime.ipynb #0d278830
 def wanted_loggers()->list[str]:
     "The loggers that `NANOCHAT_LOGGER` names, all of which must be here"
     given = os.environ.get("NANOCHAT_LOGGER", "")
@@ -549,9 +562,10 @@ def wanted_loggers()->list[str]:
                             "between them")
         if name not in sys.modules and importlib.util.find_spec(name) is None:
             raise UserError(f"NANOCHAT_LOGGER {name!r}: that package is not installed; bring it with "
-                            f"pip install -e '.[loggers]' in the course's folder, or leave NANOCHAT_LOGGER out")
+                            "pip install -e '.[loggers]' in the course's folder, or leave the name out")
     return names
 
+# %% ../nbs/A2_runtime.ipynb #22ca571e
 class Once:
     "Passes a stage's lines on to a logger: numbers alone, and no step twice, however often a run is resumed"
     def __init__(self,
@@ -587,8 +601,9 @@ def loggers(
             print0(f"{stage}: {name} can't begin ({e}); the training goes on without it")
     return begun
 
+# %% ../nbs/A2_runtime.ipynb #b1a6a63c
 class ToldLog(Log):
-    "A log whose lines others take, too; who fails is named once and gets no more of them"
+    "A log whose lines others take, too; one that fails is named once and gets no more of them"
     def __init__(self,
         rdir:str|Path,       # the run's folder
         stage:str,           # whose lines these are

@@ -15,7 +15,7 @@ __all__ = ['SMALLEST_VOCABULARY', 'SHORTEST_ROW', 'LIMITS', 'SWITCHES_2026', 'RE
            'plan_params', 'as_baseline', 'baseline_recipe', 'with_options', 'scale_asked', 'make_plan', 'count_tokens',
            'fit_to_text', 'rows_at_once', 'host_bytes', 'check_memory', 'check_gpus', 'default_name', 'open_run',
            'text_stages', 'describe', 'training_flops', 'kept_record', 'scale_of', 'Forecast', 'forecast',
-           'expected_minutes', 'busy_cores', 'describe_machine', 'planned_speeds', 'read_pace', 'keep_pace',
+           'expected_minutes', 'busy_cores', 'describe_machine', 'planned_speeds', 'read_pace', 'is_speed', 'keep_pace',
            'left_to_do', 'Cost', 'price_of', 'cost_on_gpus', 'cost_here', 'Limits', 'what_fits', 'refuse',
            'apply_limits', 'Check', 'gpu_check', 'nvidia_driver', 'driver_check', 'time_all_reduce', 'try_exchange',
            'exchange_check', 'free_memory', 'memory_check', 'shards_wanted', 'shards_missing', 'disk_check',
@@ -1173,7 +1173,7 @@ class Forecast(NamedTuple):
     "How long a whole job takes on this machine"
     minutes:float
     at_least:bool            # are they a lower bound?
-    parts:dict[str,float]    # what each part of the road weighs in them
+    parts:dict[str,float]    # seconds of each part of the road here; of a lower bound only what they weigh
     words:str                # all this for the reader, and how we know
 
 def forecast(
@@ -1198,7 +1198,8 @@ def forecast(
     words = (f"expected: about {minutes*there/here:.0f} minutes for all steps together (a recorded run took "
              f"{minutes:.1f} where a {machine['dtype']} matmul runs at {there/1e9:.0f} GFLOP/s; "
              f"here {it_runs} at {here/1e9:.0f})")
-    return Forecast(minutes*there/here, False, kept["seconds"], words)
+    seconds = {name: kept["seconds"][name]*there/here for name in kept["seconds"]}
+    return Forecast(minutes*there/here, False, seconds, words)
 
 def expected_minutes(
     plan:Plan,
@@ -1247,8 +1248,7 @@ def planned_speeds(
         return dict.fromkeys(text_stages(plan), speed)
     if whole.at_least:
         return {}
-    seconds_each = 60*whole.minutes/sum(whole.parts.values())
-    return {stage: plan.tokens(stage)/(seconds_each*whole.parts[stage]) for stage in text_stages(plan)}
+    return {stage: plan.tokens(stage)/whole.parts[stage] for stage in text_stages(plan)}
 
 def read_pace(
     rdir:Path,       # a run's folder
@@ -1261,18 +1261,26 @@ def read_pace(
     if not isinstance(kept, dict):
         return {}
     stages = {stage: found for stage, found in kept.items() if isinstance(found, dict)}
-    return {stage: {name: speed for name, speed in found.items() if isinstance(speed, float|int)}
+    return {stage: {name: speed for name, speed in found.items() if is_speed(speed)}
             for stage, found in stages.items()}
 
+def is_speed(value)->bool:
+    "Can this be a number of tokens a second?"
+    return type(value) in (int, float) and 0 < value < 1e15
+
 def keep_pace(
-    rdir:Path,       # a run's folder
-    stage:str,       # base, mid or sft
-    **speeds:float,  # planned, first
+    rdir:Path,               # a run's folder
+    speeds:dict[str,dict],   # stage -> planned or first
 ):
-    "Note a speed, once: what an earlier start has noted stays"
+    "Note speeds: a first one once, a planned one until a first one stands beside it"
     kept = read_pace(rdir)
-    kept[stage] = speeds | kept.get(stage, {})
-    atomic_write(Path(rdir)/"pace.json", json.dumps(kept)+"\n")
+    noted = {stage: dict(found) for stage, found in kept.items()}
+    for stage, found in speeds.items():
+        mine = noted.setdefault(stage, {})
+        if "first" not in mine:
+            mine |= found
+    if noted != kept:
+        atomic_write(Path(rdir)/"pace.json", json.dumps(noted)+"\n")
 
 # %% ../nbs/13_scaling.ipynb #ac787291
 def left_to_do(
@@ -1690,13 +1698,15 @@ def foresee(
 ):
     "Before a start computes: what it runs on and how long; on GPUs also whether all is as it has to be"
     plan = read_plan(rdir)
-    scale = scale_of(plan)
+    gpus = int(os.environ.get("GPUS", plan.gpus))            # of this start
+    scale = scale_of(plan, gpus)
     whole = None if scale else forecast(plan)
     print(describe_machine(rdir, describe_scale(scale) if scale else whole.words), flush=True)
-    for stage, speed in planned_speeds(plan, scale, whole).items():
-        keep_pace(rdir, stage, planned=speed)
+    if "NANOCHAT_LOCK" in os.environ:        # whoever only asks leaves the run as it is
+        speeds = planned_speeds(plan, scale, whole)
+        keep_pace(rdir, {stage: dict(planned=speed) for stage, speed in speeds.items()})
     if scale:
-        need_all(show_checks(preflight_checks(plan, rdir, int(os.environ.get("GPUS", plan.gpus)))))
+        need_all(show_checks(preflight_checks(plan, rdir, gpus)))
 
 def look_around(
     plan:Plan,

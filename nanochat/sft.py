@@ -13,8 +13,8 @@ from .distributed import MuonAdamW, param_groups
 from .evaluate import load_stage
 from .gpt import GPT
 from .loader import Lanes, batches, count_talks, prefetch
-from .pretrain import Training, close_stage, in_eight_bits, same_text, start_stage, table_of
-from .pretrain import train_stage
+from .pretrain import Training, close_stage, in_eight_bits, ready_for, same_text, start_stage
+from .pretrain import table_of, train_stage
 from .runs import Plan, UserError, newest_run, print0, rank, refuse_stage, world_size
 from .runtime import Run, find_run, friendly
 from .scaling import micro_batches
@@ -102,7 +102,8 @@ def finetune(
         same_text(run)               # plain documents are passages of what pretraining read
     training, tok, plan = begin_after(run, stage)
     if training.step < plan.stage(stage).steps:
-        stream = prefetch(stage_stream(tok, plan, stage, training.stream_state, training.step))
+        rows = stage_stream(tok, plan, stage, training.stream_state, training.step)
+        stream = prefetch(ready_for(run.device, rows))
         train_stage(run, stage, training, stream)
         stream.close()
     else:
