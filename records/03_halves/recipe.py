@@ -1,0 +1,41 @@
+"""02 with half the rows in a step, and in bfloat16
+
+Far from the end of training a gradient of 1,024 tokens points the way nearly as well as one of 2,048, and
+costs half as much; what a step costs whatever its rows, Muon's polar factors above all, is cheaper in
+bfloat16. Not compiled: building takes longer than the whole race (bench/results/precision.json).
+"""
+
+import torch
+from nanochat.distributed import MuonAdamW, param_groups
+from nanochat.gpt import GPT, MODERN, GPTConfig
+from nanochat.optim import momentum_at
+from nanochat.pretrain import lr_at
+from nanochat.runtime import seed_all
+
+STEPS = 240
+ROWS = 4
+SHAPE = dict(n_layer=4, n_head=4, n_kv_head=4, n_embd=128)
+
+
+class Learner:
+    def __init__(self, seed, steps, text):
+        seed_all(seed)
+        self.steps, self.step = steps, 0
+        self.model = GPT(GPTConfig(text.vocab_size, **SHAPE, **MODERN), torch.bfloat16)
+        self.optimizer = MuonAdamW(param_groups(self.model))
+        self.batches = text.batches(seed, ROWS)
+
+    def train(self, n):
+        for _ in range(n):
+            ids_BT, targets_BT = next(self.batches)
+            self.model(ids_BT, targets_BT).backward()
+            for group in self.optimizer.groups:
+                group["lr"] = group["base_lr"] * lr_at(self.step, self.steps)
+                if group["kind"] == "muon":
+                    group["momentum"] = momentum_at(self.step)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.step += 1
+
+    def losses(self, ids_BT, targets_BT):
+        return self.model(ids_BT, targets_BT, reduction="none")
