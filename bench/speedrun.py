@@ -12,7 +12,8 @@ A record is a folder with a recipe.py, which defines STEPS and a class Learner:
     learner.losses(ids_BT, targets_BT) nats of each token, as `bits_per_byte` wants them
 
 Each seed has a process of its own. The clock runs from the opening of recipe.py to the end of training, so
-compiling, writing the text and packing it count; starting Python and torch, and scoring, don't.
+compiling, writing the text and packing it count; starting Python and torch, and scoring, don't. One thread
+computes, unless OMP_NUM_THREADS says otherwise, and another writes the text: two cores are enough.
 """
 
 import argparse, importlib.util, json, math, os, re, statistics, subprocess, sys, tempfile, time
@@ -207,8 +208,10 @@ def run_apart(folder: Path, seed: int) -> Run:
         env = dict(os.environ, TORCHINDUCTOR_CACHE_DIR=f"{place}/inductor", CUDA_VISIBLE_DEVICES="")
         command = [sys.executable, str(Path(__file__).resolve()), "one", str(folder)]
         done = subprocess.run([*command, "--seed", str(seed), "--out", str(out)], env=env)
+        if done.returncode == 2:
+            raise SystemExit(2)  # the line that says why is on the screen already
         if done.returncode:
-            raise SystemExit(done.returncode)  # the line that says why is on the screen already
+            raise UserError(f"{folder}: seed {seed} ended with status {done.returncode} before it was scored")
         return Run(**json.loads(out.read_text()))
 
 
@@ -291,14 +294,21 @@ class Record:
         atomic_write(self.path, json.dumps(said, indent=1) + "\n")
 
 
+def run_of(said: dict) -> Run:
+    "A run as record.json keeps it"
+    return Run(**{name: said[name] for name in Run.__dataclass_fields__})
+
+
 def read_json(path: Path) -> dict:
     "What record.json says"
     try:
         said = json.loads(path.read_text())
         for name in ("runs", "seeds", "machine", "verdict", "idea", "steps"):
             said[name]
+        for run in said["runs"]:
+            run_of(run).cost, run["cost"]
         return said
-    except (ValueError, KeyError, TypeError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise UserError(f"{path}: not a record ({type(e).__name__}: {e}); bring it back with git") from None
 
 
@@ -306,9 +316,7 @@ def read_record(folder: Path) -> Record:
     "A record from its folder"
     said = read_json(folder / "record.json")
     kept = {name: said.get(name) for name in Record.__dataclass_fields__ if name != "folder"}
-    fields = list(Run.__dataclass_fields__)
-    kept["runs"] = [Run(**{name: run[name] for name in fields}) for run in said["runs"]]
-    return Record(folder=folder, **kept)
+    return Record(folder=folder, **dict(kept, runs=[run_of(run) for run in said["runs"]]))
 
 
 def this_machine() -> dict:
@@ -523,6 +531,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main():
     a = parser().parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
     try:
         if a.part == "try":
             attempt(a.folder, a.seeds)

@@ -324,9 +324,11 @@ def test_bad_input_gets_one_line(words, said, capsys, monkeypatch):
 
 def test_a_damaged_record_gets_one_line(tmp_path):
     path = record(tmp_path / "01_a", runs(LOW, [9] * 5)).path
-    path.write_text(path.read_text()[:50])
-    with pytest.raises(UserError, match="not a record"):
-        speedrun.all_records(tmp_path)
+    whole = path.read_text()
+    for damaged in (whole[:50], whole.replace('"gflops"', '"speed"'), "[]", '{"runs": 3}'):
+        path.write_text(damaged)
+        with pytest.raises(UserError, match="not a record"):
+            speedrun.all_records(tmp_path)
 
 
 # ---- what is kept ----

@@ -9,7 +9,7 @@ from nanochat.optim import momentum_at
 from nanochat.pretrain import lr_at
 from nanochat.runtime import seed_all
 
-STEPS = 220
+STEPS = 165
 ROWS = 8
 
 
