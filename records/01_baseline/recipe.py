@@ -9,7 +9,7 @@ from torch.nn.utils import clip_grad_norm_
 from nanochat.baseline import Baseline, adamw, rate_at, settings_for
 from nanochat.runtime import seed_all
 
-STEPS = 1500
+STEPS = 1450
 
 
 class Learner:
