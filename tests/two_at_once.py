@@ -10,7 +10,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ALONE = HERE / "test_house.py"  # a part of its own
 ALSO_BESIDE = {"test_baseline", "test_hub", "test_training"}  # their own runs: less than a wait for the first
-GROUPS = 6  # each start of pytest takes some seconds, and the last group's work can't be shared
+EARLY = {"test_rehearsal", "test_exercises", "test_graders"}  # the longest: nobody should wait for them alone
+GROUPS = 12  # each start of pytest takes some seconds, and the last group's work can't be shared
 
 
 def groups():
@@ -21,6 +22,7 @@ def groups():
     beside = [[] for _ in range(GROUPS)]
     for path in sorted(set(files) - set(trained), key=lambda path: (-path.stat().st_size, path.name)):
         min(beside, key=lambda group: sum(path.stat().st_size for path in group)).append(path)
+    beside.sort(key=lambda group: not any(path.stem in EARLY for path in group))
     return [trained, *beside]
 
 
