@@ -42,6 +42,7 @@ VOCABULARY, ROWS, LANES, STEPS, WARMDOWN = 2048, 4, 4, 900, 0.4
 RATES = dict(matrix_lr=0.01, embed_lr=0.1, head_lr=0.002)  # half of COURSE's, as the tier has them
 VAL_TOKENS = 120_000
 SCREEN_SEED, CONFIRM_SEEDS = 100, range(6)
+FEWEST_PAIRS = 3  # of which the report speaks: from two pairs no spread can be told
 # lr x decay x steps as at nanochat's depth 12 (0.02 x 0.28 x about 2,500), for our rate and steps
 DECAY = 0.28 * (0.02 / RATES["matrix_lr"]) * (2500 / STEPS)
 
@@ -428,7 +429,7 @@ def report() -> dict:
         out["screen"] = dict(effects=found, pseudo_error=error, scores=[line["bpb"] for line in screen])
     asked = {name: (compare(lines, name), compare(lines, name, "polar")) for name in ALL}
     found = {name: max(both, key=lambda pairs: pairs.get("n", 0)) for name, both in asked.items()}
-    out["confirm"] = {name: pairs for name, pairs in found.items() if pairs}
+    out["confirm"] = {name: pairs for name, pairs in found.items() if pairs.get("n", 0) >= FEWEST_PAIRS}
     equal = {}
     for line in lines.values():
         if line["part"] == "time":
