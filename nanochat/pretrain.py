@@ -487,6 +487,7 @@ def cause(
         return "order"
     return "rates" if first_fall(losses) < band.start/2 else "unknown"
 
+# %% ../nbs/14_pretrain.ipynb #4e6485ab
 def losses_until(
     folder:Path,     # of a run
     stage:str,       # base, mid or sft
@@ -555,6 +556,7 @@ def draw_losses(
     ax.plot(marks, [math.exp(mean_log(losses[:mark])) for mark in marks], ".-", color=color, label=label)
     ax.set(xlabel="step", ylabel="loss, nats per token")
 
+# %% ../nbs/14_pretrain.ipynb #48c12a62
 REDRAW = 2.           # seconds between two pictures, at least
 FIRST_PICTURE = 5.    # seconds without one: short stages would only flicker
 SHARE = 0.02          # of the time may go into pictures
@@ -596,6 +598,7 @@ class LivePlot:
         took = time.monotonic()-now
         self.next = now+took+max(REDRAW, took/SHARE)
 
+# %% ../nbs/14_pretrain.ipynb #4f4977f6
 def onlookers(
     run:Run,
     stage:str,               # base, mid or sft

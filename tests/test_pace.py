@@ -28,7 +28,7 @@ def test_the_speed_of_the_first_steps_is_kept_beside_the_planned_one(tmp_path, m
     # step 1 isn't timed, steps 2 to 21 are
     seconds = [line["seconds"] for line in lines_of(run.folder, "base")]
     tokens = run.plan.base.rows * run.plan.seq_len
-    assert pace["first"] == pytest.approx(20 * tokens / (seconds[20] - seconds[0]), rel=0.2)
+    assert pace["first"] == pytest.approx(20 * tokens / (seconds[20] - seconds[0]), rel=0.5)
 
 
 def test_a_stage_that_ends_before_has_none(tmp_path, monkeypatch):
