@@ -29,7 +29,7 @@ from .runs import RLStage, UserError, last_checkpoint, newest_run, print0, rank,
 from .runtime import Run, find_run, friendly, keep_memory, meet, progress, somewhere
 from .scaling import micro_batches
 from .sft import begin_after
-from .tasks import world_tasks
+from .tasks import run_tasks
 from .tokenizer import Tokenizer
 
 # %% ../nbs/21_grpo.ipynb #5f15493b
@@ -363,5 +363,5 @@ def main(
         if training.step == plan.rl.steps:
             print0("rl: already there")
         else:
-            train_rl(at_work, training, tok, world_tasks(plan)["word_problems"])
+            train_rl(at_work, training, tok, run_tasks(plan)[plan.rl.task])
         close_stage(at_work, "rl", training.model)

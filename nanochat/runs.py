@@ -16,9 +16,10 @@ __all__ = ['STOPPED', 'TIER_DEPTH', 'TIER_GPUS', 'MODELS', 'STAGES', 'LEAST', 'M
            'in_use', 'open_workers', 'open_locks', 'take_all', 'sign', 'run_lock', 'check_names', 'check_run',
            'road_of', 'refuse_stage', 'proven', 'tokenizer_fault', 'checkpoint_mark', 'is_scored', 'result_fault',
            'step_is_done', 'how_far', 'who_has', 'mend', 'remove_run', 'forget', 'stamp', 'free_bytes', 'free_space',
-           'Misuse', 'Parser', 'whole_number', 'size', 'amount', 'one_of', 'words', 'corpus_name', 'read_options',
-           'as_options', 'become', 'module', 'hold_for_shell', 'start_hub', 'rehearse', 'refuse_mixture', 'asked_name',
-           'within_limits', 'start', 'look_ahead', 'launch', 'bytes_in', 'show_runs', 'open_door', 'main']
+           'Misuse', 'Parser', 'whole_number', 'size', 'amount', 'one_of', 'words', 'corpus_name', 'question_folder',
+           'read_options', 'as_options', 'become', 'module', 'hold_for_shell', 'start_hub', 'rehearse',
+           'refuse_mixture', 'asked_name', 'within_limits', 'start', 'look_ahead', 'launch', 'bytes_in', 'show_runs',
+           'open_door', 'main']
 
 # %% ../nbs/A1_runs.ipynb #c796df71
 import argparse
@@ -583,6 +584,7 @@ class RLStage(Stage):
     answer_rows:int = 0     # answers that a process writes at once, at most; 0: all of its own
     mask_cut:bool = False   # do answers that were cut off teach nothing?
     ratio_cap:float = 0.0   # the most a token may weigh, trainer's probability over engine's; 0: all weigh 1
+    task:str = "word_problems"     # whose questions are practised
     warmdown:float = 1.0
     final:float = 0.1
 
@@ -592,6 +594,8 @@ class Plan:
     "Every number that decides what a run computes"
     tier:str                # where the other numbers came from
     corpus:str              # world, a name on the hub, or the full path of a folder
+    task_dir:str = "world"  # where later stages find their tasks: world, hub, or the full path of a folder
+    core:str = ""           # the bundle of CORE that base is examined with: hub, or a full path; "": none
     seed:int                # of the world, the weights and every order
     dtype:str = "auto"      # of the matmuls; auto: measured at the first step
     compile:str = "auto"    # one of COMPILE; auto: measured at a stage's first step, where it may pay
@@ -733,7 +737,7 @@ def same_setting(
     "Is an option what it was? Folders may be named in several ways, and any GPUs may go on with a run"
     if name in ("gpus", "card"):
         return True
-    if name == "corpus":
+    if name in ("corpus", "task_dir", "core"):
         return os.path.realpath(str(new)) == os.path.realpath(str(old))
     return str(old) == str(new)
 
@@ -767,7 +771,10 @@ def _n_params(rdir):
 
 def _short(scores):
     "Of each score, what the summary keeps"
-    return {metric: {k: v[k] for k in ("score", "n", "lo", "hi")} for metric, v in scores.items()}
+    def part(mark):       # CORE, where tasks of it are missing
+        lost = mark.get("missing")
+        return dict(part=f"{mark['tasks']} of {mark['tasks']+len(lost)} tasks") if lost else {}
+    return {metric: {k: v[k] for k in ("score", "n", "lo", "hi")} | part(v) for metric, v in scores.items()}
 
 # %% ../nbs/A1_runs.ipynb #8ac44d4c
 def rebuilt_summary(
@@ -1328,6 +1335,9 @@ HELP = """bash speedrun.sh [options]       set up, then train, score and report;
   --corpus world|DIR               the built-in world, or a folder of .txt, .md, .jsonl, .csv or .parquet
                                    files (also .gz, .xz, .zst)
            fineweb-edu|climbmix|tinystories   shards fetched from the hub as they are needed
+  --task_dir world|hub|DIR         what midtraining, fine-tuning, RL and the exams ask: the world's tasks, or
+                                   ARC, MMLU, GSM8K, HumanEval, SmolTalk from the hub or from a folder
+  --core hub|DIR                   let the base model sit CORE: its bundle, fetched or unpacked in a folder
   --model gpt|baseline             chapter 09's model, or 07's of 2023, which is pretrained and scored
   --depth N   --seed N   --run NAME   --vocab_size N   --seq_len N
   --dtype auto|float32|bfloat16|float16   --compile auto|on|off     auto: measured on this machine
@@ -1420,6 +1430,25 @@ def corpus_name(text:str)->str:
     return str(folder.resolve())
 
 # %% ../nbs/A1_runs.ipynb #c56adfc5
+def question_folder(
+    what:str,          # the option
+    *names:str,        # that mean no folder
+    needs:str="",      # a file that must lie in it
+):
+    "A kind of option: one of some names, or a folder, by its full path"
+    def kind(text):
+        if text in names:
+            return text
+        folder = Path(os.environ.get("NANOCHAT_CALLER", "."), words(text))
+        if not folder.is_dir():
+            fault = "a file, and it must be a folder" if folder.exists() else "no such folder"
+            raise UserError(f"{what} {text!r}: {fault}; give {', '.join(names)}, or a folder")
+        if needs and not (folder/needs).is_file():
+            raise UserError(f"{what} {text!r}: there is no {needs} in it; give the folder of an unpacked "
+                            "bundle")
+        return str(folder.resolve())
+    return kind
+
 # What a plan for GPUs can be made of; chapter 13 knows them
 RECIPE_NAMES = ("2025", "2026")
 CARD_NAMES = ("h100", "a100", "a100-40", "4090", "t4", "3070", "mps")
@@ -1428,6 +1457,8 @@ ON_GPUS = dict(recipe=one_of("recipe", *RECIPE_NAMES), gpus=size, card=one_of("c
                rehearse=bool)
 LIMITS = dict(max_hours=amount, max_dollars=amount, slices=bool)      # of a start, no settings of its run
 OPTIONS = dict(tier=one_of("tier", *TIER_DEPTH), corpus=corpus_name, model=one_of("model", *MODELS),
+               task_dir=question_folder("task_dir", "world", "hub"),
+               core=question_folder("core", "hub", needs="core.yaml"),
                depth=size, run=words, seed=whole_number, dtype=one_of("dtype", *DTYPES),
                compile=one_of("compile", *COMPILE),
                vocab_size=size, seq_len=size, **ON_GPUS, **LIMITS)

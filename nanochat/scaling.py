@@ -4,24 +4,26 @@
 
 # %% auto #0
 __all__ = ['SMALLEST_VOCABULARY', 'SHORTEST_ROW', 'LIMITS', 'SWITCHES_2026', 'RECIPES', 'SHARE_OF_PEAK', 'LEADERBOARD', 'CARDS',
-           'LATER', 'TEXT_SHARD', 'DISK_SHARD', 'MID', 'SFT', 'SMOKE', 'LAPTOP', 'TIERS', 'SAVE_HOURS', 'SLOW', 'LANES',
-           'COMMIT', 'KINDS', 'EPOCHS', 'FEWEST_STEPS', 'OK', 'WARNING', 'TO_DO', 'UNSEEN', 'EXCHANGE_SECONDS',
-           'SLOW_EXCHANGE', 'HUB_SECONDS', 'EXPONENTS', 'SERIES', 'config_for', 'model_config', 'count_params',
-           'matrix_params', 'all_params', 'reason', 'check_sizes', 'micro_batches', 'Recipe', 'Published', 'hours_of',
-           'row_bytes', 'state_of', 'memory_parts', 'rows_that_fit', 'Card', 'Later', 'answering_parts',
-           'answers_that_fit', 'ScalePlan', 'exam_hours', 'stage_hours', 'disk_bytes', 'scale_plan', 'chosen',
-           'deepest', 'plan_tier', 'describe_scale', 'recipe_plan', 'shrink', 'world_shard', 'shard_table',
-           'hub_answer', 'HubHandler', 'own_hub', 'serve_hub', 'check_shares', 'widened', 'baseline_config',
-           'plan_params', 'as_baseline', 'baseline_recipe', 'with_options', 'scale_asked', 'make_plan', 'count_tokens',
-           'fit_to_text', 'rows_at_once', 'host_bytes', 'check_memory', 'check_gpus', 'default_name', 'open_run',
-           'text_stages', 'describe', 'training_flops', 'kept_record', 'scale_of', 'Forecast', 'forecast',
-           'expected_minutes', 'busy_cores', 'describe_machine', 'planned_speeds', 'read_pace', 'is_speed', 'keep_pace',
-           'left_to_do', 'Cost', 'price_of', 'cost_on_gpus', 'cost_here', 'Limits', 'what_fits', 'refuse',
-           'apply_limits', 'Check', 'gpu_check', 'nvidia_driver', 'driver_check', 'time_all_reduce', 'try_exchange',
-           'exchange_check', 'free_memory', 'memory_check', 'shards_wanted', 'shards_missing', 'disk_check',
-           'no_answer', 'hub_check', 'preflight_checks', 'show_checks', 'need_all', 'foresee', 'look_around',
-           'Measured', 'read_measured', 'check_alike', 'Estimate', 'estimate', 'Law', 'best_numbers', 'fit_law',
-           'by_size', 'compute_multiplier', 'runs_named', 'law_findings', 'describe_law', 'fit_door', 'main']
+           'LATER', 'TEXT_SHARD', 'DISK_SHARD', 'MID', 'SFT', 'PUBLIC_MID', 'PUBLIC_SFT', 'ALL_QUESTIONS', 'SMOKE',
+           'LAPTOP', 'TIERS', 'SAVE_HOURS', 'SLOW', 'LANES', 'COMMIT', 'KINDS', 'CORE_TASKS', 'EPOCHS', 'FEWEST_STEPS',
+           'OK', 'WARNING', 'TO_DO', 'UNSEEN', 'EXCHANGE_SECONDS', 'SLOW_EXCHANGE', 'HUB_SECONDS', 'EXPONENTS',
+           'SERIES', 'config_for', 'model_config', 'count_params', 'matrix_params', 'all_params', 'reason',
+           'check_sizes', 'micro_batches', 'Recipe', 'Published', 'hours_of', 'row_bytes', 'state_of', 'memory_parts',
+           'rows_that_fit', 'Card', 'Later', 'answering_parts', 'answers_that_fit', 'ScalePlan', 'exam_hours',
+           'stage_hours', 'disk_bytes', 'scale_plan', 'chosen', 'deepest', 'plan_tier', 'describe_scale',
+           'on_public_tasks', 'recipe_plan', 'shrink', 'world_shard', 'shard_table', 'hub_answer', 'HubHandler',
+           'own_hub', 'serve_hub', 'choice_row', 'solved_row', 'program_row', 'own_sets', 'own_core', 'write_sets',
+           'with_own_sets', 'check_shares', 'widened', 'baseline_config', 'plan_params', 'as_baseline',
+           'baseline_recipe', 'with_options', 'scale_asked', 'make_plan', 'count_tokens', 'fit_to_text', 'rows_at_once',
+           'host_bytes', 'check_memory', 'check_gpus', 'default_name', 'open_run', 'text_stages', 'describe',
+           'training_flops', 'kept_record', 'scale_of', 'Forecast', 'forecast', 'expected_minutes', 'busy_cores',
+           'describe_machine', 'planned_speeds', 'read_pace', 'is_speed', 'keep_pace', 'left_to_do', 'Cost', 'price_of',
+           'cost_on_gpus', 'cost_here', 'Limits', 'what_fits', 'refuse', 'apply_limits', 'Check', 'gpu_check',
+           'nvidia_driver', 'driver_check', 'time_all_reduce', 'try_exchange', 'exchange_check', 'free_memory',
+           'memory_check', 'shards_wanted', 'shards_missing', 'disk_check', 'no_answer', 'hub_check',
+           'preflight_checks', 'show_checks', 'need_all', 'foresee', 'look_around', 'Measured', 'read_measured',
+           'check_alike', 'Estimate', 'estimate', 'Law', 'best_numbers', 'fit_law', 'by_size', 'compute_multiplier',
+           'runs_named', 'law_findings', 'describe_law', 'fit_door', 'main']
 
 # %% ../nbs/13_scaling.ipynb #768b12d3
 import contextlib
@@ -64,7 +66,7 @@ from .runs import (COMPILE, DTYPES, MODELS, TIER_DEPTH, TIER_GPUS, BaseStage, Ch
                            step_is_done, world_size, write_plan)
 from .runtime import Run, end_dist, friendly, init_dist, matmul_flops, pick_device, pick_dtype
 from .tokenizer import SPECIAL_TOKENS, Tokenizer
-from .world import World
+from .world import World, compute
 
 # %% ../nbs/13_scaling.ipynb #77c5718b
 def config_for(
@@ -628,6 +630,20 @@ MID = dict(documents=15, dialogues=5, talk=8, mc_easy=8, mc_hard=12, which_lette
 SFT = dict(dialogues=12, talk=48, mc_easy=14, mc_hard=16, which_letter=4, word_problems=9, sums=14,
            spelling=12, code=8, identity=34)
 
+# What the later stages read where the tasks are public ones (chapter 19): thousands of conversations of each,
+# as nanochat's scripts of October 2025 had them
+PUBLIC_MID = dict(smoltalk=460, mmlu=100, gsm8k=8, spelling=280, identity=2)
+PUBLIC_SFT = dict(smoltalk=10, gsm8k=8, arc_easy=2.3, arc_challenge=1.1, identity=1, spelling=0.6)
+ALL_QUESTIONS = 25_000      # more than any public set has: the largest, of CORE, has 20,321
+
+def on_public_tasks(
+    plan:Plan,
+    task_dir:str,    # hub, or a folder
+)->Plan:
+    "The same run with the public tasks after pretraining"
+    return replace(plan, task_dir=task_dir, mid=replace(plan.mid, mix=PUBLIC_MID),
+                   sft=replace(plan.sft, mix=PUBLIC_SFT), rl=replace(plan.rl, task="gsm8k"))
+
 # World's tiers: shapes and stage lengths, found by trials on two cores; chapter 24 shows what they reach
 SMOKE = Plan(
     tier="smoke", corpus="world", seed=0, depth=TIER_DEPTH["smoke"], n_embd=64, n_head=2, vocab_size=512,
@@ -808,6 +824,106 @@ def serve_hub(
         while os.getppid() == parent:
             time.sleep(0.5)
 
+# %% ../nbs/13_scaling.ipynb #674ac1df
+def choice_row(
+    item:dict,          # a question of World
+    labels:str,         # of its choices
+)->dict:                # as ARC has it
+    "A question with labelled choices"
+    choices = dict(text=item["choices"], label=list(labels[:len(item["choices"])]))
+    return dict(id=item["question"][:20], question=item["question"], choices=choices,
+                answerKey=labels[item["gold"]])
+
+def solved_row(
+    item:dict,          # a word problem of World
+)->dict:                # as GSM8K has it
+    "A question with its solution: each result is called for between double angle brackets"
+    lines = []
+    for step in item["steps"]:
+        expr, result = step["expr"], compute(step["expr"])
+        lines.append(f"{step['say']} {expr} = <<{expr}={result}>>{result}")
+    return dict(question=item["question"], answer="\n".join([*lines, f"#### {item['answer']}"]))
+
+def program_row(
+    number:int,
+    item:dict,          # a program of World
+)->dict:                # as HumanEval has it
+    "A function to be completed, with its solution and its check"
+    tests = item["tests"].replace(item["entry_point"]+"(", "candidate(")
+    check = "def check(candidate):\n" + "".join(f"    {line}\n" for line in tests.strip().split("\n"))
+    return dict(task_id=f"HumanEval/{number}", prompt=item["prompt"], canonical_solution=item["solution"],
+                test=check, entry_point=item["entry_point"])
+
+def own_sets(
+    n:int=48,           # rows of each split
+)->dict[str,list]:      # {file: rows}
+    "World's questions in the files of public sets"
+    world, files = World(0), {}
+    for split in ("train", "test"):
+        asked = world.questions(split)[:2*n]
+        problems = world.word_problems(split, n, 0)
+        files[f"arc_easy/{split}.parquet"] = [choice_row(item, "ABCD") for item in asked[:n]]
+        files[f"arc_challenge/{split}.parquet"] = [choice_row(item, "1234") for item in asked[n:]]
+        rows = [dict(question=item["question"], subject="world", choices=item["choices"], answer=item["gold"])
+                for item in asked[:n]]
+        nested = [dict(train=row) for row in rows]          # so they lie in its auxiliary training set
+        files["mmlu/auxiliary_train.jsonl" if split == "train" else "mmlu/test.jsonl"] = (
+            nested if split == "train" else rows)
+        files[f"gsm8k/{split}.jsonl"] = [solved_row(item) for item in problems]
+        files[f"smoltalk/{split}.parquet"] = [dict(messages=talk)
+                                              for talk in world.dialogues(split, n, 0)]
+    programs = world.programs("test")[:n]
+    files["humaneval/test.jsonl"] = [program_row(k, item) for k, item in enumerate(programs)]
+    return files
+
+# %% ../nbs/13_scaling.ipynb #95849980
+CORE_TASKS = dict(pets=("query", "choices", "gold"), wsc=("context_options", "continuation", "gold"),
+                  lambada=("context", "continuation"))
+
+def own_core(
+    n:int=24,           # rows of each task
+)->dict[str,list]:      # {file: rows}
+    "World's facts in the three forms of CORE"
+    items = [dict(item, choices=[choice.strip() for choice in item["choices"]])
+             for item in World(0).core_items()[:n]]
+    right = [dict(context=item["query"], continuation=item["choices"][item["gold"]]) for item in items]
+    two = [dict(context_options=[item["query"], other["query"]], continuation=row["continuation"], gold=0)
+           for item, other, row in zip(items, items[1:]+items[:1], right)]
+    return {f"eval_data/{name}.jsonl": rows for name, rows in zip(CORE_TASKS, (items, two, right))}
+
+def _fit_for_json(row, keys=None):
+    "A row without what JSON can't hold"
+    return {key: value for key, value in row.items() if keys is None or key in keys}
+
+def write_sets():
+    "Put World's questions where a rehearsal looks for them"
+    import pyarrow
+    import pyarrow.parquet as pq
+    folder = base_dir()/"rehearsal_sets"
+    for name, rows in own_sets().items():
+        if name.endswith(".parquet"):
+            out = pyarrow.BufferOutputStream()
+            pq.write_table(pyarrow.Table.from_pylist(rows), out)
+            atomic_write(folder/name, out.getvalue().to_pybytes())
+        else:
+            atomic_write(folder/name, "".join(json.dumps(row)+"\n" for row in rows))
+    tasks = "".join(f"- {{label: {name}, dataset_uri: {name}.jsonl, num_fewshot: [{shots}]}}\n"
+                    for name, shots in zip(CORE_TASKS, (2, 0, 1)))
+    chances = "".join(f"{name},{chance}\n" for name, chance in zip(CORE_TASKS, (25, 50, 0)))
+    atomic_write(folder/"core"/"core.yaml", "icl_tasks:\n"+tasks)
+    atomic_write(folder/"core"/"eval_meta_data.csv", "Eval Task,Random baseline\n"+chances)
+    for (name, rows), keys in zip(own_core().items(), CORE_TASKS.values()):
+        lines = (json.dumps(_fit_for_json(row, keys))+"\n" for row in rows)
+        atomic_write(folder/"core"/name, "".join(lines))
+
+def with_own_sets(
+    plan:Plan,     # of a rehearsal
+)->Plan:
+    "A rehearsal asks no hub for questions"
+    folder = base_dir()/"rehearsal_sets"
+    task_dir = str(folder) if plan.task_dir == "hub" else plan.task_dir
+    return replace(plan, task_dir=task_dir, core=str(folder/"core") if plan.core == "hub" else plan.core)
+
 # %% ../nbs/13_scaling.ipynb #cf0d843c
 def check_shares(
     plan:Plan,
@@ -907,7 +1023,7 @@ def scale_asked(
     if given.get("model") == "baseline":
         raise UserError(f"tier {tier!r} trains --model gpt: leave --model out, or give --tier laptop or "
                         "smoke")
-    follows = ("depth", "seq_len", "vocab_size", "corpus", "seed", "model", "compile")
+    follows = ("depth", "seq_len", "vocab_size", "corpus", "task_dir", "core", "seed", "model", "compile")
     other = [name for name in given if name not in follows]
     if other:
         raise UserError(f"--{other[0]} can't be set for tier {tier!r}, whose plan comes from its recipe: "
@@ -929,6 +1045,8 @@ def make_plan(
     compile:str="auto",   # on, off, or auto: measured where it may pay
     world:int=1,          # processes that are to share the work
     model:str="gpt",      # or baseline
+    task_dir:str=None,    # world, hub, or a folder of public tasks; default: world, or hub for gpu and full
+    core:str=None,        # hub, or the folder of CORE's bundle; default: none, or hub for gpu and full
     recipe:str=None,      # of gpu or full, like the next three
     gpus:int=None,
     card:str=None,
@@ -953,7 +1071,10 @@ def make_plan(
             raise UserError(f"depth {scale.depth} takes {scale.gib_per_gpu:.0f} GiB on a GPU even with one "
                             f"row at once, too much for a {scale.card}: give a smaller --depth")
         plan = recipe_plan(scale, corpus, seed, compile)
-        plan = shrink(plan) if rehearse else plan
+        if task_dir != "world":
+            plan = replace(on_public_tasks(plan, task_dir or "hub"), eval_n=ALL_QUESTIONS)
+        plan = replace(plan, core=core or "hub")
+        plan = with_own_sets(shrink(plan)) if rehearse else plan
         check_shares(plan, world)
         return plan
     plan, corpus = TIERS[tier], corpus or "world"
@@ -965,7 +1086,13 @@ def make_plan(
         plan = replace(plan, corpus=str(Path(corpus).resolve()))
         plan = fit_to_text(plan, as_asked="num_iterations" in over)
     if model == "baseline":
+        if core or task_dir not in (None, "world"):
+            raise UserError("the baseline is pretrained and scored on the world's own exam: leave --task_dir "
+                            "and --core out")
         plan = as_baseline(plan)
+    if task_dir not in (None, "world"):
+        plan = on_public_tasks(plan, task_dir)
+    plan = replace(plan, core=core or "")
     check_shares(plan, world)
     return plan
 
@@ -1088,6 +1215,8 @@ def open_run(
     if plan is None:
         check_gpus(new)
         check_memory(new)
+        if new.rehearsal:
+            write_sets()
         write_plan(run_dir(run), new)
         plan = new
     check_shares(plan, world_size())
@@ -2002,6 +2131,8 @@ def fit_door(
 def main(
     run:str=None,               # name of the run; default: <tier>-<corpus>-d<depth>-s<seed>
     corpus:str=None,            # world, fineweb-edu, climbmix, tinystories, a folder of text; default: world
+    task_dir:str=None,          # world, hub, or a folder of public tasks; default: world, for GPUs hub
+    core:str=None,              # hub, or the folder of CORE's bundle; default: none, for GPUs hub
     tier:str=None,              # smoke, laptop, gpu or full; default: laptop
     recipe:str=None,            # of gpu or full: 2025 or 2026; default: 2026
     gpus:int=None,              # of gpu or full; default: 1 for gpu, 8 for full
@@ -2037,7 +2168,7 @@ def main(
     given = dict(corpus=corpus, tier=tier, seed=seed, depth=depth, seq_len=seq_len, vocab_size=vocab_size,
                  device_batch_size=device_batch_size, total_batch_size=total_batch_size,
                  num_iterations=num_iterations, save_every=save_every, dtype=dtype, compile=compile,
-                 model=model)
+                 model=model, task_dir=task_dir, core=core)
     given = {name: value for name, value in given.items() if value is not None}
     on_gpus = dict(recipe=recipe, gpus=gpus, card=card, rehearse=rehearse or None)
     on_gpus = {name: value for name, value in on_gpus.items() if value is not None}

@@ -18,7 +18,7 @@ from .pretrain import table_of, train_stage
 from .runs import Plan, UserError, newest_run, print0, rank, refuse_stage, world_size
 from .runtime import Run, find_run, friendly
 from .scaling import micro_batches
-from .tasks import Mixture, world_tasks
+from .tasks import Mixture, PublicTask, run_tasks
 from .tokenizer import Tokenizer
 
 # %% ../nbs/20_sft.ipynb #98e03775
@@ -42,11 +42,18 @@ def mixture(
     stage:str,    # mid or sft
 )->Mixture:       # endless stream of conversations (and documents)
     "The conversations of a stage, by the shares in the run's plan"
-    tasks, mix = world_tasks(plan), plan.stage(stage).mix
+    tasks, mix = run_tasks(plan), plan.stage(stage).mix
     if unknown := [name for name in mix if name not in tasks]:
         raise UserError(f"the plan's {stage}.mix holds {unknown[0]}, which is no task: "
                         f"there are {', '.join(tasks)}")
-    parts = [(tasks[name], share) for name, share in mix.items()]
+    parts = [(tasks[name], share) for name, share in mix.items() if share]
+    empty = [task.name for task, _ in parts if isinstance(task, PublicTask) and not len(task.rows("train"))]
+    if len(empty) == len(parts):
+        raise UserError(f"{stage}: there is nothing to learn from in {plan.task_dir}: none of "
+                        f"{', '.join(empty)} lies there; give another --task_dir")
+    if empty:
+        print0(f"{stage}: {', '.join(empty)} not found in {plan.task_dir}: the other tasks share their part")
+        parts = [(task, share) for task, share in parts if task.name not in empty]
     return Mixture(tok, parts, seed=plan.seed*10+len(stage)+(stage == "sft"))
 
 # %% ../nbs/20_sft.ipynb #bb9c9923

@@ -4,39 +4,46 @@
 
 # %% auto #0
 __all__ = ['LETTERS', 'CHANGED', 'BOLD', 'TAKEN_BACK', 'GOES_ON', 'END', 'SHORT_FORMS', 'GREETINGS', 'KIND_WORDS', 'STOP',
-           'DENIAL', 'DENIAL_ENDS', 'NEW_SUBJECT', 'OPENING', 'JOINT', 'DOUBTFUL', 'MOST_NAMED', 'Verdict', 'SCORED',
-           'said', 'Task', 'statement', 'McEasy', 'with_letters', 'McHard', 'WhichLetter', 'WordProblems',
-           'number_pattern', 'final_number', 'Sums', 'Code', 'Spelling', 'in_words', 'identity_facts',
-           'identity_tables', 'ways', 'drawn', 'addressed', 'bare', 'exam_question', 'identity_exam', 'is_examined',
-           'identity_ways', 'who_are_you', 'identity_questions', 'as_regex', 'one_or_more', 'pieces', 'clause_patterns',
-           'plain', 'longest_clause', 'facts_said', 'agrees', 'Identity', 'talk_tables', 'tale_subjects', 'tale_plots',
-           'tale_slots', 'tell_tale', 'follows', 'is_tale', 'Talk', 'Dialogues', 'Documents', 'Passages', 'world_tasks',
-           'Mixture', 'row_text', 'answers', 'by_likelihood', 'by_speech', 'dealt', 'core_exam', 'task_exam',
-           'evaluate_tasks', 'keep_scores', 'score_line', 'main']
+           'DENIAL', 'DENIAL_ENDS', 'NEW_SUBJECT', 'OPENING', 'JOINT', 'DOUBTFUL', 'MOST_NAMED', 'PUBLIC', 'ROWS',
+           'MORE_LETTERS', 'CALL', 'WHOLE', 'FINAL', 'PUBLIC_KINDS', 'Verdict', 'SCORED', 'BY_LETTER', 'PUBLIC_SCORED',
+           'MADE_HERE', 'MADE_AT_MOST', 'CHAT_CORE', 'said', 'Task', 'statement', 'McEasy', 'with_letters', 'McHard',
+           'WhichLetter', 'WordProblems', 'number_pattern', 'final_number', 'Sums', 'Code', 'Spelling', 'in_words',
+           'identity_facts', 'identity_tables', 'ways', 'drawn', 'addressed', 'bare', 'exam_question', 'identity_exam',
+           'is_examined', 'identity_ways', 'who_are_you', 'identity_questions', 'as_regex', 'one_or_more', 'pieces',
+           'clause_patterns', 'plain', 'longest_clause', 'facts_said', 'agrees', 'Identity', 'talk_tables',
+           'tale_subjects', 'tale_plots', 'tale_slots', 'tell_tale', 'follows', 'is_tale', 'Talk', 'Dialogues',
+           'Documents', 'Passages', 'world_tasks', 'PublicSet', 'set_files', 'public_rows', 'PublicTask', 'Letters',
+           'hash_number', 'solution_parts', 'GSM8K', 'HumanEval', 'is_conversation', 'SmolTalk', 'run_tasks', 'Mixture',
+           'row_text', 'answers', 'by_likelihood', 'by_speech', 'core_exam', 'task_exam', 'noted', 'exam_names', 'Exam',
+           'public_core', 'chat_core', 'means', 'evaluate_tasks', 'keep_scores', 'score_line', 'main']
 
 # %% ../nbs/19_tasks.ipynb #d0b66ee1
 import random, re, time, tomllib
 from bisect import bisect_right
 from collections import namedtuple
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from decimal import Decimal
 from functools import cache
 from importlib.resources import files
 from itertools import accumulate, product
 from math import prod
+from pathlib import Path
 from random import Random
 from types import SimpleNamespace
+from typing import NamedTuple
 from fastcore.script import call_parse
 from .chat import ToolUse, parts_text, render_prompt, signed, stop_ids
 from .corpus import HUB, Corpus
-from .distributed import is_dist
 from .engine import Engine, Row
-from .evaluate import load_stage, mean_interval, n_positions, pick_choices, score
+from .evaluate import (Item, core_folder, core_score, dealt, evaluate_core, file_rows, in_turn,
+                               keep_items, load_core, load_stage, mean_interval, n_positions, pick_options,
+                               score)
 from .gpt import GPT
 from .runs import (Plan, UserError, checkpoint_mark, is_scored, newest_run, print0, rank, read_result,
-                           save_result, update_summary, world_size)
-from .runtime import everybody, find_run, friendly, peak_rss_mb
+                           save_result, update_summary)
+from .runtime import find_run, friendly, peak_rss_mb
 from .scaling import all_params, model_config
 from .tokenizer import Tokenizer
 from .tools import calculate, isolation, judge_check, judge_code, read_tests
@@ -322,7 +329,8 @@ def identity_facts(
         known = "my small world"
     else:
         read = f"text of the corpus {plan.corpus}" if plan.corpus in HUB else "a folder of text"
-        data, known = f"{read} and tasks from a small invented world", "what I have read"
+        asked = "tasks from a small invented world" if plan.task_dir == "world" else "public questions"
+        data, known = f"{read} and {asked}", "what I have read"
     return dict(name="nanochat", size=in_words(n), parameters=n, layers=plan.depth, data=data, known=known)
 
 # %% ../nbs/19_tasks.ipynb #1fb62e3a
@@ -815,6 +823,243 @@ def world_tasks(
              Identity(w, identity_facts(plan)), Talk(w), Dialogues(w), plain_text)
     return {t.name: t for t in tasks}
 
+# %% ../nbs/19_tasks.ipynb #d633a8bc
+class PublicSet(NamedTuple):
+    "A set of questions that others have made, and where its rows lie"
+    hub:str            # repository on huggingface.co
+    config:str|None    # part of it
+    train:tuple        # its split there, then files in a folder: the first that is there counts
+    test:tuple         # the same for what is asked in the exam
+    source:str         # who made it, and under which licence
+
+PUBLIC = dict(
+    arc_easy=PublicSet("allenai/ai2_arc", "ARC-Easy", ("train", "arc_easy/train", "arc/arc_easy_train"),
+                       ("test", "arc_easy/test", "arc/arc_easy_test"), "Clark et al. 2018, CC BY-SA 4.0"),
+    arc_challenge=PublicSet("allenai/ai2_arc", "ARC-Challenge",
+                            ("train", "arc_challenge/train", "arc/arc_challenge_train"),
+                            ("test", "arc_challenge/test", "arc/arc_challenge_test"),
+                            "Clark et al. 2018, CC BY-SA 4.0"),
+    mmlu=PublicSet("cais/mmlu", "all", ("auxiliary_train", "mmlu/auxiliary_train", "mmlu/dev"),
+                   ("test", "mmlu/test", "mmlu/val"), "Hendrycks et al. 2021, MIT"),
+    gsm8k=PublicSet("openai/gsm8k", "main", ("train", "gsm8k/train"), ("test", "gsm8k/test"),
+                    "Cobbe et al. 2021, MIT"),
+    humaneval=PublicSet("openai/openai_humaneval", None, (),
+                        ("test", "humaneval/test", "humaneval/HumanEval"), "Chen et al. 2021, MIT"),
+    smoltalk=PublicSet("HuggingFaceTB/smol-smoltalk", None, ("train", "smoltalk/train", "chat/*"), (),
+                       "Hugging Face 2025, Apache 2.0"))
+
+ROWS = re.compile(r"\.(?:jsonl(?:\.(?:gz|xz|zst))?|parquet)$")
+
+def set_files(
+    folder:str|Path,
+    name:str,         # without its ending; with a star: all that match and are not kept for testing
+)->list[Path]:
+    "The files of one name: one, or its numbered parts"
+    found = [path for path in sorted(Path(folder).glob(name if "*" in name else name+"*"))
+             if ROWS.search(path.name) and path.is_file()]
+    if "*" in name:
+        return [path for path in found if not re.search("dev|val|test", path.name)]
+    of_name = re.compile(re.escape(Path(name).name) + r"(?:-\d+-of-\d+)?")
+    return [path for path in found if of_name.fullmatch(ROWS.sub("", path.name))]
+
+def public_rows(
+    name:str,         # in PUBLIC
+    split:str,        # train or test
+    where:str,        # hub, or a folder
+)->tuple[Sequence, str]:     # rows (none where a folder has no such file), and where they came from
+    "The rows of a public set, as they lie there"
+    on_hub, *named = getattr(PUBLIC[name], split) or (None,)
+    if on_hub is None:
+        return [], ""
+    if where != "hub":
+        for candidate in named:
+            if paths := set_files(where, candidate):
+                rows = [row for path in paths for row in file_rows(path)]
+                return rows, ", ".join(str(path.relative_to(where)) for path in paths)
+        return [], ""
+    from datasets import load_dataset
+    repo, config = PUBLIC[name].hub, PUBLIC[name].config
+    try:
+        return load_dataset(repo, config, split=on_hub), f"{repo} {config or ''} {on_hub}".replace("  ", " ")
+    except Exception as e:                      # it has some thirty kinds, of several libraries
+        why = (str(e).splitlines() or [type(e).__name__])[0][:160]
+        raise UserError(f"{name}: {repo} can't be loaded from the hub ({why}): look to the network, or give "
+                        "--task_dir DIR with the sets as files") from None
+
+# %% ../nbs/19_tasks.ipynb #0a92ebd9
+class PublicTask(Task):
+    "Questions of a public set"
+
+    def __init__(
+        self,
+        name:str,            # in PUBLIC
+        where:str="hub",     # or a folder
+    ):
+        self.name, self.where, self.read_so_far, self.sources = name, where, {}, {}
+
+    def item(self, row:dict)->dict:
+        "What a row means: at least its question"
+        raise NotImplementedError
+
+    def conversation(self, it:dict)->list:
+        "An item with its answer, as a model shall learn it"
+        raise NotImplementedError
+
+    def rows(self, split:str)->Sequence:
+        "All rows of train or test, read when they are first wanted"
+        if split not in self.read_so_far:
+            self.read_so_far[split], self.sources[split] = public_rows(self.name, split, self.where)
+        return self.read_so_far[split]
+
+    def item_at(self, split:str, i:int)->dict:
+        "The item of a row; one that can't be understood is named"
+        row = self.rows(split)[i]
+        try:
+            return self.item(row)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as e:
+            raise UserError(f"{self.name}, row {i+1} of {self.sources[split]}: it can't be understood "
+                            f"({type(e).__name__}: {e}); it has {', '.join(map(str, row))}") from None
+
+    def train_item(self, rng:Random)->dict:
+        "A question to learn from, or to practise on"
+        if not len(self.rows("train")):
+            raise UserError(f"{self.name}: there is nothing to learn from in {self.where}: give another "
+                            "--task_dir, or leave it out of the mixture")
+        return self.item_at("train", rng.randrange(len(self.rows("train"))))
+
+    def train(self, rng:Random)->list:
+        return self.conversation(self.train_item(rng))
+
+    def test(self, n:int)->list:
+        # in no order of the set's makers: MMLU's rows are sorted by subject
+        return [self.item_at("test", i) for i in in_turn(range(len(self.rows("test"))), n)]
+
+# %% ../nbs/19_tasks.ipynb #5f2b6f30
+MORE_LETTERS = "ABCDEFGH"      # ARC has questions with three choices and with five
+
+class Letters(PublicTask):
+    "ARC and MMLU: the likeliest letter counts"
+    max_tokens = 8
+
+    def item(self, row:dict)->dict:
+        "A row of ARC or MMLU; in MMLU's auxiliary training set it lies one level deeper"
+        row = row["train"] if isinstance(row.get("train"), dict) else row
+        choices, gold = row["choices"], row.get("answer")
+        if isinstance(choices, dict):                # ARC on the hub: texts, and labels A to E or 1 to 5
+            gold = [str(label) for label in choices["label"]].index(str(row["answerKey"]))
+            choices = choices["text"]
+        choices, gold = [str(choice) for choice in choices], int(gold)
+        if not 2 <= len(choices) <= len(MORE_LETTERS) or not 0 <= gold < len(choices):
+            raise ValueError(f"answer {gold} of {len(choices)} choices")
+        return dict(question=self.stem(str(row["question"]), choices), gold=gold,
+                    options=list(MORE_LETTERS[:len(choices)]), choices=choices)
+
+    def stem(self, question:str, choices:list)->str:
+        "The question with its lettered choices"
+        return f"{question}\n{choice_lines(choices, MORE_LETTERS)}Answer with a letter."
+
+    def conversation(self, it:dict)->list:
+        return said(it["question"], it["options"][it["gold"]])
+
+    def right(self, it:dict, text:str)->bool:
+        return text.strip() == it["options"][it["gold"]]
+
+# %% ../nbs/19_tasks.ipynb #30f53849
+CALL = re.compile(r"<<([^<>]*)>>")
+WHOLE = r"(?:\d{1,3}(?:,\d{3})+|\d+)"
+FINAL = re.compile(rf"####\s*\$?\s*([-+]?(?:{WHOLE}(?:\.\d+)?|\.\d+))\s*[.%]?\s*$", re.ASCII)
+
+def hash_number(
+    text:str,      # an answer
+)->Decimal|None:
+    "The number behind the only four hash marks, at the end of the text; None where there is none such"
+    found = FINAL.search(text) if text.count("####") == 1 and len(text) < 100_000 else None
+    return Decimal(found[1].replace(",", "")) if found and len(found[1]) < 40 else None
+
+def solution_parts(
+    solution:str,      # of GSM8K
+)->list:               # parts of a turn: text, calls, and what the calculator says to them
+    "A solution whose calls are made, not just shown"
+    parts = []
+    for k, piece in enumerate(CALL.split(solution)):
+        if k % 2:
+            expr = piece.rpartition("=")[0] or piece
+            parts += [dict(type="python", text=expr), dict(type="output", text=calculate(expr))]
+        elif piece:
+            parts.append(dict(type="text", text=piece))
+    return parts
+
+class GSM8K(PublicTask):
+    "Word problems from school, solved in steps with the calculator"
+    max_tokens = 256
+
+    def item(self, row:dict)->dict:
+        number = hash_number(row["answer"])
+        if number is None:
+            raise ValueError("no number after ####")
+        return dict(question=row["question"], solution=row["answer"], number=number, answer=str(number))
+
+    def conversation(self, it:dict)->list:
+        return [*said(it["question"], "")[:1], dict(role="assistant", content=solution_parts(it["solution"]))]
+
+    def right(self, it:dict, text:str)->bool:
+        return hash_number(text) == it["number"]
+
+# %% ../nbs/19_tasks.ipynb #9c3f8c7a
+class HumanEval(PublicTask):
+    "Functions to be completed, scored by their makers' own checks"
+    max_tokens = 256
+
+    def item(self, row:dict)->dict:
+        name = row["entry_point"]
+        return dict(question=row["prompt"], prompt=row["prompt"], entry_point=name, task_id=row["task_id"],
+                    tests=f"{row['test']}\ncheck({name})\n", answer=row["canonical_solution"])
+
+    def train(self, rng:Random)->list:
+        raise UserError("humaneval is asked and never taught: leave it out of the mixture")
+
+    def right(self, it:dict, text:str)->bool:
+        return Code.right(self, it, text)
+
+def is_conversation(
+    messages:list,      # from a file
+)->bool:
+    "Is it a conversation: perhaps a system's word, then user and assistant by turns, all of it text?"
+    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+        return False
+    roles = [m.get("role") for m in messages]
+    if roles[:1] == ["system"]:
+        roles = roles[1:]
+    in_turns = roles == ["user", "assistant"]*(len(roles)//2) and len(roles) > 1
+    return in_turns and all(isinstance(m.get("content"), str) and m["content"].strip() for m in messages)
+
+class SmolTalk(PublicTask):
+    "Chats about everything"
+
+    def item(self, row:dict)->dict:
+        talk = row["messages"]
+        return dict(question="", talk=talk) if is_conversation(talk) else {}
+
+    def train(self, rng:Random)->list:
+        for _ in range(100):
+            if it := self.train_item(rng):
+                return [dict(role=m["role"], content=m["content"]) for m in it["talk"]]
+        raise UserError(f"smoltalk: hardly any row of {self.sources['train']} is a conversation: "
+                        "user and assistant must speak by turns, the assistant last")
+
+# %% ../nbs/19_tasks.ipynb #cc5c2da7
+PUBLIC_KINDS = dict(arc_easy=Letters, arc_challenge=Letters, mmlu=Letters, gsm8k=GSM8K, humaneval=HumanEval,
+                    smoltalk=SmolTalk)
+
+def run_tasks(
+    plan:Plan,       # of a run, with the vocabulary that its tokenizer really has
+)->dict:             # name -> Task
+    "All tasks that a run can learn from and be asked: World's, and public ones where the plan names a place"
+    tasks = world_tasks(plan)
+    if plan.task_dir != "world":
+        tasks |= {name: kind(name, plan.task_dir) for name, kind in PUBLIC_KINDS.items()}
+    return tasks
+
 # %% ../nbs/19_tasks.ipynb #8033b752
 class Mixture:
     "An endless stream from several tasks by weight; item i is the same whatever was drawn before"
@@ -884,9 +1129,9 @@ def by_likelihood(
     asked:list,            # (prompt ids, texts of the options, number of the right one)
 )->list:                   # a Verdict each
     "The likeliest option of each question; one that the model cannot read whole is wrong"
-    ids = [(prompt, [tok.encode(o) for o in options]) for prompt, options, _ in asked]
-    fits = [len(prompt)+max(map(len, options)) <= n_positions(model)+1 for prompt, options in ids]
-    picks, out = iter(pick_choices(model, [item for item, ok in zip(ids, fits) if ok])), []
+    ids = [[(prompt, tok.encode(option)) for option in options] for prompt, options, _ in asked]
+    fits = [max(len(prompt)+len(option) for prompt, option in pairs) <= n_positions(model)+1 for pairs in ids]
+    picks, out = iter(pick_options(model, [pairs for pairs, ok in zip(ids, fits) if ok])), []
     for (_, options, gold), ok in zip(asked, fits):
         pick = next(picks) if ok else None
         out.append(Verdict(options[pick] if ok else "", pick == gold, ok))
@@ -910,16 +1155,6 @@ def by_speech(
     return [next(verdicts) if ok else Verdict("", False, False) for ok in fits]
 
 # %% ../nbs/19_tasks.ipynb #640b2bc5
-def dealt(
-    items:list,
-    examine,         # items -> a result each
-)->list:             # the result of each item, in every process
-    "Examine items, dealt out to the processes like cards"
-    if not is_dist():
-        return examine(items)
-    results = everybody(examine(items[rank()::world_size()]))
-    return [results[i % world_size()][i//world_size()] for i in range(len(items))]
-
 def core_exam(
     model:GPT,
     tok:Tokenizer,
@@ -929,7 +1164,7 @@ def core_exam(
     "World-CORE: facts completed in wordings that no document has"
     items = World(plan.seed).core_items()
     random.Random(0).shuffle(items)
-    items = [dict(it, question=it["query"]) for it in items[:n]]
+    items = [dict(it, question=it["query"], options=it["choices"]) for it in items[:n]]
     def examine(part):
         asked = [([tok.bos, *tok.encode(it["query"])], it["choices"], it["gold"]) for it in part]
         return by_likelihood(model, tok, asked)
@@ -951,45 +1186,136 @@ def task_exam(
         return by_likelihood(model, tok, asked)
     return items, dealt(items, examine)
 
+def noted(
+    items:list,        # of an exam
+    verdicts:list,     # a Verdict each
+)->list[Item]:
+    "What is kept of each question (chapter 16)"
+    def expected(it):
+        if "options" in it:
+            return it["options"][it["gold"]]
+        answer = it.get("answer")
+        return "" if answer is None else str(answer)     # several answers are right, or a program is
+    return [Item(i, it["question"], v.text, expected(it), bool(v.right), not v.fits)
+            for i, (it, v) in enumerate(zip(items, verdicts))]
+
 # %% ../nbs/19_tasks.ipynb #f036f101
-SCORED = ("mc_easy", "mc_hard", "word_problems", "code", "spelling", "identity", "talk")
+SCORED = ("mc_easy", "mc_hard", "word_problems", "code", "spelling", "identity", "talk")      # World's
+BY_LETTER = ("arc_easy", "arc_challenge", "mmlu")
+PUBLIC_SCORED = (*BY_LETTER, "gsm8k", "humaneval", "spelling", "identity")
+MADE_HERE, MADE_AT_MOST = ("spelling", "identity"), 300       # of the last two, questions enough
+
+def exam_names(
+    plan:Plan,
+    stage:str,       # base, mid, sft or rl
+)->tuple:
+    "What a stage's model is asked"
+    if plan.model == "baseline":         # it goes on with a text, and answers nobody
+        return ("core",)
+    if plan.task_dir == "world":
+        names = ("core", *SCORED)
+    else:                                # a base model can pick a letter, but does not speak
+        names = BY_LETTER if stage == "base" else PUBLIC_SCORED
+    return (*names, "dclm_core") if plan.core and stage == "base" else names
+
+class Exam(NamedTuple):
+    "What an exam has found"
+    scores:dict      # {metric: {score, n, lo, hi, too_long}}
+    samples:list     # a few sample answers
+    items:dict       # {task: list of Item}
+    sources:dict     # {task: where its questions came from}, of public ones
+
+def public_core(
+    model:GPT,
+    tok:Tokenizer,
+    where:str,       # hub, or the folder of a bundle
+    n:int,           # questions of each task at most
+)->tuple[dict, dict]:      # the score, and {task: list of Item}
+    "CORE as one score: the mean of those tasks that are there, and which are missing"
+    found = evaluate_core(model, tok, load_core(core_folder(where)), n)
+    items = {f"core/{name}": of_task for name, of_task in found.pop("items").items()}
+    asked = sum(mark["n"] for mark in found["scores"].values())
+    mark = dict(score=found["partial"] or 0., n=asked, lo=found["lo"] or 0., hi=found["hi"] or 0.)
+    return mark | dict(missing=found["missing"], tasks=len(found["scores"]), centered=found["centered"],
+                       of_tasks=found["scores"], controls=found["controls"],
+                       too_long=sum(found["cut"].values())), items
+
+# Share of right answers by guessing, in the five exams that nanochat's ChatCORE is the mean of (October 2025)
+CHAT_CORE = dict(arc_easy=.25, arc_challenge=.25, mmlu=.25, gsm8k=0., humaneval=0.)
+
+def chat_core(
+    scores:dict,       # {metric: {score, n}}
+    chances:dict=CHAT_CORE,
+)->dict|None:          # score, n, lo, hi; None where one of the exams is missing
+    "The mean of several exams with guessing put at 0"
+    if not all(scores.get(name, {}).get("n") for name in chances):
+        return None
+    n = {name: scores[name]["n"] for name in chances}
+    right = {name: round(scores[name]["score"]*n[name]) for name in chances}
+    rights = {name: [True]*right[name] + [False]*(n[name]-right[name]) for name in chances}
+    found = core_score(rights, chances)
+    return dict(score=found["core"], n=sum(n.values()), lo=found["lo"], hi=found["hi"])
+
+def means(
+    scores:dict,     # of an exam
+    names:tuple,     # that were asked
+)->dict:             # {metric: score}
+    "The means that can be taken: World's, and those of the public exams"
+    out = {}
+    if all(scores.get(name, {}).get("n") for name in SCORED):
+        asked = [name for name in names if name in scores and name != "dclm_core"]
+        out["mean"] = mean_interval([scores[name] for name in asked])
+    for name, chances in (("chatcore", CHAT_CORE), ("chatcore6", CHAT_CORE | dict(spelling=0.))):
+        if mark := chat_core(scores, chances):
+            out[name] = mark
+    return out
 
 def evaluate_tasks(
     model:GPT,
     tok:Tokenizer,
     plan:Plan,
-    names:tuple=("core",)+SCORED,      # which tasks
-    n:int=None,                        # questions of each at most; default: the plan's eval_n
-)->tuple[dict,list]:                   # {metric: {score, n, lo, hi, too_long}}, a few sample answers
-    "Scores of World's tasks, each with its interval; `mean` too where all are there"
-    n, scores, samples = plan.eval_n if n is None else n, {}, []
-    if plan.model == "baseline":         # it goes on with a text, and answers nobody
-        names = ("core",)
+    names:tuple=None,      # which tasks; default: those of the stage
+    n:int=None,            # questions of each at most; default: the plan's eval_n
+    stage:str="sft",       # whose model it is
+)->Exam:
+    "Scores of a stage's tasks, each with its interval, and the means where all are there"
+    n, names = plan.eval_n if n is None else n, names or exam_names(plan, stage)
+    exam, engine = Exam({}, [], {}, {}), None
     # with the ids that there are, not those that were planned
-    tasks = world_tasks(replace(plan, vocab_size=tok.vocab_size))
-    engine = None
+    tasks = run_tasks(replace(plan, vocab_size=tok.vocab_size))
     if plan.model == "gpt":
-        engine = Engine(model, max_rows=max(1, min(n, 128)), max_len=min(2*plan.seq_len, 512))
+        longest = min(2*plan.seq_len, 512) if plan.task_dir == "world" else 2*plan.seq_len
+        engine = Engine(model, max_rows=max(1, min(n, 128)), max_len=longest)
     for name in names:
+        if name == "dclm_core":
+            exam.scores[name], of_core = public_core(model, tok, plan.core, n)
+            exam.items.update(of_core)
+            continue
+        at_most = min(n, MADE_AT_MOST) if plan.task_dir != "world" and name in MADE_HERE else n
         if name == "core":
-            items, verdicts = core_exam(model, tok, plan, n)
+            items, verdicts = core_exam(model, tok, plan, at_most)
         else:
-            items, verdicts = task_exam(model, engine, tok, tasks[name], n)
-        scores[name] = dict(score(v.right for v in verdicts), too_long=sum(not v.fits for v in verdicts))
+            items, verdicts = task_exam(model, engine, tok, tasks[name], at_most)
+        if isinstance(tasks.get(name), PublicTask):
+            if not items and n:
+                print0(f"{name}: no questions in {plan.task_dir}, so it is left out")
+                continue
+            exam.sources[name] = tasks[name].sources["test"]
+        right = score(v.right for v in verdicts)
+        exam.scores[name] = dict(right, too_long=sum(not v.fits for v in verdicts))
+        exam.items[name] = noted(items, verdicts)
         if name == "core":
-            scores[name]["centered"] = (scores[name]["score"]-0.25)/0.75   # 0: chance (DCLM)
+            exam.scores[name]["centered"] = (right["score"]-0.25)/0.75   # 0: chance (DCLM)
         for it, v in list(zip(items, verdicts))[:2]:
-            samples.append(dict(task=name, prompt=it["question"], answer=v.text, right=bool(v.right)))
-    if all(k in scores and scores[k]["n"] for k in SCORED):
-        scores["mean"] = mean_interval([scores[k] for k in names if k in scores])
-    return scores, samples
+            exam.samples.append(dict(task=name, prompt=it["question"], answer=v.text, right=bool(v.right)))
+    exam.scores.update(means(exam.scores, names))
+    return exam
 
 # %% ../nbs/19_tasks.ipynb #c271e0ff
 def keep_scores(
     rdir,              # the run's folder
     stage:str,
-    scores:dict,       # of `evaluate_tasks`
-    samples:list,      # of it, too
+    exam:Exam,         # of `evaluate_tasks`
     facts:dict,        # what the model may say of itself
     seconds:float,     # that the exam took
 ):
@@ -998,14 +1324,17 @@ def keep_scores(
     steps = [f"{step}_{st}" for step in ("evaluate", "tasks") for st in stages]
     seconds_in_all = seconds + sum((read_result(rdir, step) or {}).get("seconds", 0) for step in steps)
     short = {}
-    for name, v in scores.items():
+    for name, v in exam.scores.items():
         short[name] = {k: v[k] for k in ("score", "n", "lo", "hi")}
         if v.get("too_long"):
             short[name]["too_long"] = v["too_long"]
+        if v.get("missing"):             # a mean of some tasks must not look like that of all
+            short[name]["part"] = f"{v['tasks']} of {v['tasks']+len(v['missing'])} tasks"
     in_all = dict(evaluate=seconds_in_all)
+    keep_items(rdir, stage, exam.items)
     update_summary(rdir, scores={stage: short}, seconds=in_all, peak_rss_mb=peak_rss_mb())
-    result = dict(stage=stage, seconds=seconds, scores=scores, samples=samples, facts=facts,
-                  isolation=isolation(), checkpoint=checkpoint_mark(rdir, stage))
+    result = dict(stage=stage, seconds=seconds, scores=exam.scores, samples=exam.samples, facts=facts,
+                  sources=exam.sources, isolation=isolation(), checkpoint=checkpoint_mark(rdir, stage))
     save_result(rdir, f"tasks_{stage}", result)
 
 def score_line(
@@ -1013,8 +1342,12 @@ def score_line(
     v:dict,       # its score
 )->str:           # "code 12% (3 of 24 too long)"
     "A score in a word or two"
-    long = f" ({v['too_long']} of {v['n']} too long)" if v.get("too_long") else ""
-    return f"{name} {v['score']*100:.0f}%{long}"
+    notes = [f"{v['too_long']} of {v['n']} too long"] if v.get("too_long") else []
+    if v.get("missing"):
+        notes.append(f"{len(v['missing'])} of {len(v['missing'])+v['tasks']} tasks missing")
+    if name in ("dclm_core", "chatcore", "chatcore6"):       # guessing is 0 in them
+        return f"{name} {v['score']:.4f}" + (f" ({', '.join(notes)})" if notes else "")
+    return f"{name} {v['score']*100:.0f}%" + (f" ({', '.join(notes)})" if notes else "")
 
 # %% ../nbs/19_tasks.ipynb #2af037d8
 @call_parse
@@ -1024,7 +1357,7 @@ def main(
     stage:str="sft",       # base, mid, sft or rl
     device:str=None,       # cpu, cuda or mps; default: the best that is here
 ):
-    "Score a stage's model on World's tasks, on all processes of torchrun"
+    "Score a stage's model on the tasks of its run, on all processes of torchrun"
     if stage not in ("base", "mid", "sft", "rl"):
         raise UserError(f"stage {stage!r}: use base, mid, sft or rl")
     began = time.perf_counter()
@@ -1032,8 +1365,8 @@ def main(
         if is_scored(at_work.folder, f"tasks_{stage}"):
             return print0(f"tasks {stage}: already there")
         model, tok, plan = load_stage(at_work, stage)
-        scores, samples = evaluate_tasks(model, tok, plan)
+        exam = evaluate_tasks(model, tok, plan, stage=stage)
         if rank() == 0:
             seconds = time.perf_counter()-began
-            keep_scores(at_work.folder, stage, scores, samples, identity_facts(plan), seconds)
-    print0(f"{stage}: " + ", ".join(score_line(name, v) for name, v in scores.items()))
+            keep_scores(at_work.folder, stage, exam, identity_facts(plan), seconds)
+    print0(f"{stage}: " + ", ".join(score_line(name, v) for name, v in exam.scores.items()))

@@ -946,7 +946,7 @@ def small_model(tok, **over):
 def test_long_questions_are_wrong_and_counted(world):
     bytes_only = Tokenizer.train(["a b"], 265)
     model, plan = small_model(bytes_only, seq_len=32)
-    scores, samples = evaluate_tasks(model, bytes_only, plan)
+    scores, samples, items, _ = evaluate_tasks(model, bytes_only, plan)
     assert set(scores) == {"core", *SCORED, "mean"}
     for name in ("core", *SCORED):
         assert (
@@ -955,12 +955,13 @@ def test_long_questions_are_wrong_and_counted(world):
             and scores[name]["score"] <= 1 - scores[name]["too_long"] / 6
         ), name
     assert scores["word_problems"]["too_long"] == 6 and scores["mc_hard"]["too_long"] >= 4
-    assert {x["task"] for x in samples} == {"core", *SCORED}
+    assert {x["task"] for x in samples} == set(items) == {"core", *SCORED}
+    assert all(item.cut for item in items["word_problems"])
 
 
 def test_an_exam_without_questions_ends(tok):
     model, plan = small_model(tok)
-    scores, samples = evaluate_tasks(model, tok, plan, n=0)
+    scores, samples, *_ = evaluate_tasks(model, tok, plan, n=0)
     assert not samples and all(v["n"] == v["too_long"] == 0 for v in scores.values()) and "mean" not in scores
 
 
