@@ -1,0 +1,416 @@
+"""Public sets as tasks: every row of the files at hand, the hub's forms, and what becomes of bad rows
+
+GSM8K's calls and answers, HumanEval's programs, letters of ARC and MMLU, conversations; a run that learns
+from such files and is asked from them."""
+
+import gzip, json, random
+from dataclasses import replace
+from decimal import Decimal
+import pytest
+import torch
+from conftest import Run, door, refused
+from nanochat.chat import render, signed
+from nanochat.runs import UserError, read_plan
+from nanochat.scaling import PUBLIC_MID, PUBLIC_SFT, RECIPES, make_plan, own_sets, write_sets
+from nanochat.sft import mixture
+from nanochat.tasks import (
+    CHAT_CORE,
+    GSM8K,
+    HumanEval,
+    Letters,
+    MORE_LETTERS,
+    PUBLIC,
+    PUBLIC_KINDS,
+    SmolTalk,
+    chat_core,
+    exam_names,
+    hash_number,
+    is_conversation,
+    public_rows,
+    run_tasks,
+    set_files,
+    solution_parts,
+)
+from nanochat.tokenizer import Tokenizer
+from nanochat.tools import calculate
+
+
+@pytest.fixture(scope="module")
+def tok():
+    return Tokenizer.train(["the answer is a letter, or a number, or a function " * 3], 300)
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    "World's questions in the files of public sets"
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
+    write_sets()
+    return str(tmp_path / "rehearsal_sets")
+
+
+# --- what lies in a folder ---
+
+
+def test_every_row_at_hand_is_understood(shared):
+    counts = {}
+    for name, kind in PUBLIC_KINDS.items():
+        task = kind(name, str(shared))
+        for split in ("train", "test"):
+            rows = task.rows(split)
+            items = [task.item_at(split, i) for i in range(len(rows))]
+            counts[name, split] = len(items), task.sources[split]
+            assert all(it["question"] for it in items if name != "smoltalk" and it)
+    assert counts["arc_easy", "test"] == (2376, "arc/arc_easy_test.jsonl.gz")
+    assert counts["arc_challenge", "train"][0] == 1119 and counts["arc_challenge", "test"][0] == 1172
+    assert counts["mmlu", "train"] == (285, "mmlu/dev.jsonl.gz"), "the examples, where there is no larger set"
+    assert counts["mmlu", "test"] == (1531, "mmlu/val.jsonl.gz"), "and the result names the file"
+    assert counts["gsm8k", "train"][0] == 7473 and counts["gsm8k", "test"][0] == 1319
+    assert counts["humaneval", "test"][0] == 164 and counts["humaneval", "train"] == (0, "")
+    assert counts["smoltalk", "train"][0] == 12174 + 3710 + 547 + 158
+    assert "schema_guided_dev" not in counts["smoltalk", "train"][1], (
+        "what is kept for testing is not learned"
+    )
+
+
+def test_gsm8k_whole(shared):
+    "All calls are answered, with the values of the authors; all reference answers are right, commas and all"
+    calls = differ = commas = 0
+    task = GSM8K("gsm8k", str(shared))
+    for split in ("train", "test"):
+        for row in task.rows(split):
+            it = task.item(row)
+            assert task.right(it, it["solution"]), row
+            final = row["answer"].rpartition("####")[2].strip()
+            commas += "," in final
+            assert hash_number(row["answer"]) == Decimal(final.replace(",", ""))
+            parts = solution_parts(row["answer"])
+            said = iter(parts)
+            for part in said:
+                if part["type"] == "python":
+                    calls += 1
+                    output = next(said)
+                    assert output["type"] == "output" and output["text"] == calculate(part["text"])
+            written = [
+                inner.rpartition("=")[2] for inner in __import__("re").findall(r"<<([^<>]*)>>", row["answer"])
+            ]
+            replies = [part["text"] for part in parts if part["type"] == "output"]
+            differ += sum(a != b for a, b in zip(written, replies))
+    assert calls == 27_998 and commas == 93
+    assert differ == 823, "822 are spelled otherwise, and one is a fraction"
+
+
+def test_a_solution_is_learned_as_calls_are_made(shared, tok):
+    task = GSM8K("gsm8k", str(shared))
+    talk = task.train(random.Random(0))
+    ids, mask = render(tok, talk)
+    own = tok.decode([i for i, m in zip(ids, mask) if m and i < len(tok.ranks)])
+    outputs = [part["text"] for part in talk[1]["content"] if part["type"] == "output"]
+    assert outputs and "####" in own and len(signed(tok, talk)) == len(ids)
+
+
+HOSTILE_ANSWERS = (
+    "#### 1450 #### 7",
+    "#### 7 #### 1450",
+    "#### 1450\n#### 1451",
+    "1450",
+    "#### 14 50",
+    "#### 1,45",
+    "#### 1450e3",
+    "#### 1450/2",
+    "#### -1450",
+    "#### one",
+    "####",
+    "#### 1450 or 7",
+    "#### ١٤٥٠",
+    "#### " + "1" * 200_000,
+    "#### 1450" + "0" * 60,
+    "",
+)
+
+
+@pytest.mark.parametrize("text", HOSTILE_ANSWERS)
+def test_an_answer_that_is_none_earns_nothing(text):
+    task = GSM8K("gsm8k", "/nowhere")
+    it = dict(question="?", number=Decimal(1450))
+    assert not task.right(it, text)
+
+
+@pytest.mark.parametrize(
+    "text", ("#### 1450", "so\n#### 1,450", "#### $1450", "#### 1450.00", "#### 1450.", "####1450 ")
+)
+def test_an_answer_counts_however_it_is_spelled(text):
+    assert GSM8K("gsm8k", "/nowhere").right(dict(question="?", number=Decimal(1450)), text)
+
+
+@pytest.mark.slow
+def test_humaneval_whole(shared):
+    "Reference solutions 100%, bare prompts 0%, in the isolation of chapter 17"
+    from concurrent.futures import ThreadPoolExecutor
+
+    task = HumanEval("humaneval", str(shared))
+    items = task.test(1000)
+    assert len({it["task_id"] for it in items}) == 164
+
+    def judged(it):
+        return task.right(it, it["prompt"] + it["answer"]), task.right(it, it["prompt"])
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(judged, items))
+    assert [it["task_id"] for it, (whole, bare) in zip(items, found) if not whole or bare] == []
+
+
+# --- the hub's forms ---
+
+
+def test_rows_as_the_hub_has_them():
+    letters = Letters("arc_easy")
+    by_label = dict(
+        id="1", question="Which?", choices=dict(text=["a", "b", "c"], label=["A", "B", "C"]), answerKey="C"
+    )
+    by_digit = dict(
+        by_label, choices=dict(text=["a", "b", "c", "d"], label=["1", "2", "3", "4"]), answerKey="2"
+    )
+    of_mmlu = dict(question="Which?", subject="x", choices=["a", "b", "c", "d"], answer=3)
+    golds = [letters.item(row)["gold"] for row in (by_label, by_digit, of_mmlu, dict(train=of_mmlu))]
+    assert golds == [2, 1, 3, 3]
+    for row in (
+        dict(by_label, answerKey="D"),
+        dict(by_label, choices=["only one"], answer=0),
+        dict(of_mmlu, answer=4),
+        dict(of_mmlu, answer=None),
+        dict(of_mmlu, choices=list("abcdefghi"), answer=0),
+        dict(choices=["a", "b"], answer=0),
+        {},
+    ):
+        with pytest.raises((KeyError, ValueError, TypeError)):
+            letters.item(row)
+
+
+def test_tables_of_a_dataset_on_disk_are_read(own):
+    tasks = run_tasks(replace(make_plan("smoke"), task_dir=own))
+    for name in ("arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval"):
+        items = tasks[name].test(20)
+        assert len(items) == 20 and all(it["question"] for it in items), name
+    for name in ("arc_easy", "mmlu", "gsm8k", "smoltalk"):
+        talk = tasks[name].train(random.Random(0))
+        assert [m["role"] for m in talk][-1] == "assistant", name
+    for it in tasks["humaneval"].test(4):
+        assert tasks["humaneval"].right(it, it["prompt"] + it["answer"])
+        assert not tasks["humaneval"].right(it, it["prompt"])
+    for it in tasks["gsm8k"].test(20):
+        assert tasks["gsm8k"].right(it, it["solution"])
+
+
+def test_a_set_comes_from_the_hub(monkeypatch):
+    import datasets
+
+    asked = []
+
+    def load_dataset(repo, config, split):
+        asked.append((repo, config, split))
+        return datasets.Dataset.from_list(own_sets(6)["arc_easy/train.parquet"])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert len(Letters("arc_easy", "hub").test(100)) == 6
+    assert asked == [("allenai/ai2_arc", "ARC-Easy", "test")]
+
+    def broken(*args, **more):
+        raise ConnectionError("no route\nmore")
+
+    monkeypatch.setattr(datasets, "load_dataset", broken)
+    with pytest.raises(UserError, match="allenai/ai2_arc can't be loaded from the hub .no route.*--task_dir"):
+        Letters("arc_easy", "hub").test(1)
+
+
+def test_which_files_count(tmp_path):
+    names = ["test.jsonl", "test-00000-of-00002.parquet", "test-00001-of-00002.parquet"]
+    names = [f"a/{name}" for name in [*names, "test_old.jsonl", "test.txt", "tests.jsonl"]]
+    for name in [*names, "chat/x.jsonl.xz", "chat/x_dev.jsonl", "chat/notes.md"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}\n")
+    assert [p.name for p in set_files(tmp_path, "a/test")] == [
+        "test-00000-of-00002.parquet",
+        "test-00001-of-00002.parquet",
+        "test.jsonl",
+    ]
+    assert [p.name for p in set_files(tmp_path, "chat/*")] == ["x.jsonl.xz"]
+
+
+# --- bad rows ---
+
+
+def bad(tmp_path, name, text, packed=False):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(gzip.compress(text.encode())[:-6] if packed else text.encode())
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "kind, name, file, text",
+    [
+        (
+            Letters,
+            "arc_easy",
+            "arc_easy/test.jsonl",
+            '{"question": "?", "choices": ["a", "b"], "answer": "two"}\n',
+        ),
+        (Letters, "mmlu", "mmlu/test.jsonl", '{"question": "?", "choices": 7, "answer": 0}\n'),
+        (GSM8K, "gsm8k", "gsm8k/test.jsonl", '{"question": "?", "answer": "no marks"}\n'),
+        (GSM8K, "gsm8k", "gsm8k/test.jsonl", '{"question": "?", "answer": null}\n'),
+        (HumanEval, "humaneval", "humaneval/test.jsonl", '{"prompt": "def f(): pass"}\n'),
+    ],
+)
+def test_a_row_that_means_nothing_is_named(tmp_path, kind, name, file, text):
+    task = kind(name, bad(tmp_path, file, text))
+    with pytest.raises(UserError, match=f"{name}, row 1 of {file}: it can't be understood"):
+        task.test(5)
+
+
+def test_a_file_that_is_cut_short_is_named(tmp_path):
+    where = bad(tmp_path, "gsm8k/test.jsonl.gz", '{"question": "?"}\n' * 50, packed=True)
+    with pytest.raises(UserError, match="test.jsonl.gz"):
+        GSM8K("gsm8k", where).test(5)
+    (tmp_path / "gsm8k" / "test.jsonl.gz").unlink()
+    (tmp_path / "gsm8k" / "test.jsonl").write_text('["a list"]\n')
+    with pytest.raises(UserError, match="row 1: no object"):
+        GSM8K("gsm8k", where).test(5)
+
+
+def test_conversations_that_are_none_are_passed_over(tmp_path):
+    good = dict(messages=[dict(role="user", content="Hi"), dict(role="assistant", content="Hello")])
+    broken = [
+        dict(messages=good["messages"] * 2 + good["messages"][:1]),
+        dict(messages=[]),
+        dict(messages="text"),
+        dict(messages=[dict(role="user", content=None), dict(role="assistant", content="x")]),
+        dict(messages=[dict(role="tool", content="x"), dict(role="assistant", content="x")]),
+    ]
+    rows = "".join(json.dumps(row) + "\n" for row in [*broken, good])
+    chats = SmolTalk("smoltalk", bad(tmp_path, "chat/a.jsonl", rows))
+    assert all(chats.train(random.Random(i)) == good["messages"] for i in range(20))
+    assert not any(is_conversation(row["messages"]) for row in broken)
+    chats = SmolTalk("smoltalk", bad(tmp_path, "chat/a.jsonl", json.dumps(broken[1]) + "\n"))
+    with pytest.raises(UserError, match="hardly any row"):
+        chats.train(random.Random(0))
+
+
+# --- mixtures and exams ---
+
+
+def test_mixtures_are_those_of_the_2025_run(own):
+    plan = make_plan("full", seed=1, recipe="2025")
+    assert (plan.task_dir, plan.core, plan.rl.task) == ("hub", "hub", "gsm8k")
+    assert plan.mid.mix == PUBLIC_MID and plan.sft.mix == PUBLIC_SFT and "2025" in RECIPES
+    assert make_plan("full", task_dir="world").rl.task == "word_problems"
+    here = make_plan("smoke", task_dir=own)
+    stream = mixture(None, here, "sft")
+    kinds = [type(task).__name__ for task, _ in stream.parts]
+    assert kinds == ["SmolTalk", "GSM8K", "Letters", "Letters", "Identity", "Spelling"]
+    first = [item for item, _ in zip(stream(100), range(50))]
+    assert first == [item for item, _ in zip(mixture(None, here, "sft")(100), range(50))], (
+        "an item is its number"
+    )
+
+
+def test_a_folder_without_some_sets_is_shared_by_the_others(own, tmp_path, capsys):
+    import shutil
+
+    shutil.rmtree(f"{own}/smoltalk")
+    plan = make_plan("smoke", task_dir=own)
+    names = [task.name for task, _ in mixture(None, plan, "mid").parts]
+    assert "smoltalk" not in names and "smoltalk not found" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    plan = replace(
+        plan, task_dir=str(tmp_path / "empty"), sft=replace(plan.sft, mix=dict(gsm8k=1, arc_easy=1))
+    )
+    with pytest.raises(UserError, match="nothing to learn from"):
+        mixture(None, plan, "sft")
+
+
+def test_chatcore_is_the_mean_that_the_2025_report_took():
+    mid = dict(arc_challenge=0.2875, arc_easy=0.3561, gsm8k=0.0250, humaneval=0.0671, mmlu=0.3111)
+    sft = dict(arc_challenge=0.2807, arc_easy=0.3876, gsm8k=0.0455, humaneval=0.0854, mmlu=0.3151)
+    for marks, want in ((mid, 0.0730), (sft, 0.0884)):
+        scores = {name: dict(score=mark, n=10_000) for name, mark in marks.items()}
+        assert round(chat_core(scores)["score"], 4) == want
+        assert chat_core(scores)["lo"] < want < chat_core(scores)["hi"]
+    assert chat_core({name: mid[name] for name in ()}) is None
+    del scores["mmlu"]
+    assert chat_core(scores) is None, "never a mean of some"
+    assert set(CHAT_CORE) == {"arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval"}
+
+
+def test_what_each_stage_is_asked(own):
+    plan = make_plan("smoke", task_dir=own, core=own + "/core")
+    assert exam_names(plan, "base") == ("arc_easy", "arc_challenge", "mmlu", "dclm_core")
+    assert exam_names(plan, "sft")[:5] == ("arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval")
+    assert exam_names(make_plan("smoke"), "base")[0] == "core"
+    with pytest.raises(UserError, match="leave --task_dir"):
+        make_plan("smoke", task_dir=own, model="baseline")
+
+
+def test_the_letter_is_chosen_by_likelihood(own, tok):
+    "A model whose head prefers one letter: it is right exactly where that letter is"
+    from nanochat.gpt import GPT, GPTConfig
+    from nanochat.tasks import task_exam
+
+    torch.manual_seed(0)
+    shape = dict(n_layer=1, n_embd=32, n_head=2, n_kv_head=2)
+    model = GPT(GPTConfig(vocab_size=tok.vocab_size, seq_len=512, **shape)).eval()
+    letter = tok.encode("C")[0]
+    with torch.no_grad():
+        z = model.hidden(torch.tensor([[tok.bos]]))[0, 0]
+        for i, other in enumerate(MORE_LETTERS):
+            model.lm_head.weight[tok.encode(other)[0]] = 0
+        model.lm_head.weight[letter] = 1e-3 * z
+    task = Letters("arc_challenge", own)
+    items, verdicts = task_exam(model, None, tok, task, 48)
+    picked = {v.text for v in verdicts}
+    assert len(picked) <= 2 and [v.right for v in verdicts] == [v.text == it["options"][it["gold"]]
+                                                               for v, it in zip(verdicts, items)]  # fmt: skip
+
+
+# --- a whole run on files ---
+
+
+@pytest.mark.slow
+def test_a_run_learns_from_files_and_is_asked_from_them(own, tmp_path):
+    "The whole road on the files of public sets: every stage, every exam, one table"
+    base = tmp_path / "base"
+    options = ["--tier", "smoke", "--task_dir", own, "--core", own + "/core", "--run", "files"]
+    done = door(*options, base=base, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = Run(base, "files")
+    plan = read_plan(run.dir)
+    assert (plan.task_dir, plan.core) == (own, own + "/core")
+    summary = json.loads((run.dir / "results" / "summary.json").read_text())["scores"]
+    assert summary["base"]["dclm_core"]["n"] == 72 and "part" not in summary["base"]["dclm_core"]
+    for stage in ("mid", "sft", "rl"):
+        assert {"arc_easy", "mmlu", "gsm8k", "humaneval", "chatcore"} <= set(summary[stage]), stage
+        lines = (run.dir / "results" / f"items_{stage}.jsonl").read_text().splitlines()
+        assert {json.loads(line)["task"] for line in lines} >= {"gsm8k", "humaneval", "identity"}
+    report = (run.dir / "report.md").read_text()
+    assert "## The road in one table" in report and "| ChatCORE |" in report and "MMLU" in report
+    refused(door(*options[:2], "--run", "files", "--task_dir", "world", base=base), "task_dir")
+
+
+@pytest.mark.slow
+def test_the_door_names_a_folder_that_is_none(tmp_path):
+    base = tmp_path / "base"
+    (tmp_path / "file").write_text("x")
+    for option, value, why in (
+        ("--task_dir", tmp_path / "nowhere", "no such folder"),
+        ("--task_dir", tmp_path / "file", "must be a folder"),
+        ("--core", tmp_path, "no core.yaml"),
+    ):
+        done = door("--tier", "smoke", option, value, base=base)
+        refused(done, why)
+    assert not (base / "runs").exists()
+
+
+def test_sets_and_their_licences_are_named():
+    assert all(found.source and found.hub.count("/") == 1 for found in PUBLIC.values())
+    assert set(PUBLIC) == set(PUBLIC_KINDS)
+    with pytest.raises(KeyError):
+        public_rows("unknown", "test", "hub")
