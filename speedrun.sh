@@ -29,7 +29,7 @@ main() {
     walk)       [ -n "${FINISHED-}" ] || misuse "unknown door 'walk'"; walk "$@"; return ;;     # the second half of `train`
     help)       find_python; runs help; return ;;
     lab|grade)  find_python ;;
-    setup|test) [ "$door $*" = "setup --newest" ] && NEWEST=newest || [ $# = 0 ] || misuse "unexpected argument '$1'"; find_python ;;
+    setup|test) case "$door $*" in "setup --newest") NEWEST=newest ;; "test --long") export NANOCHAT_LONG=yes ;; *) [ $# = 0 ] || misuse "unexpected argument '$1'" ;; esac; find_python ;;
     *)          case " $* " in *" --help "*|*" -h "*) main help; return ;; esac
                 find_python; runs check "$door" "$@" ;;                          # a mistake is named before anything is made
   esac

@@ -1350,7 +1350,7 @@ HELP = """bash speedrun.sh [options]       set up, then train, score and report;
                                    through it, start by start
 bash speedrun.sh DOOR
   setup  [--newest]                set up only; --newest: the newest packages that settings.ini allows
-  test                             run every test
+  test   [--long]                  run every test; --long: and the evaluations that take many minutes
   lab                              JupyterLab at the course map
   chat   [--run NAME] [--stage S]  talk to a model in the terminal (default: the newest run, its last stage)
   serve  [--run NAME] [--stage S] [--port N] [--host ADDRESS] [--allowed_hosts NAMES]   talk in the browser

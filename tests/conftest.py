@@ -24,9 +24,12 @@ TINY = ("--tier", "smoke", "--dtype", "float32", "--compile", "off")
 def pytest_configure(config):
     config.addinivalue_line("markers", "cuda: needs a GPU; `pytest -m cuda` runs these alone")
     config.addinivalue_line("markers", "slow: more than half a minute")
+    config.addinivalue_line("markers", "long: many minutes, run by `bash speedrun.sh test --long` only")
 
 
 def pytest_runtest_setup(item):
+    if item.get_closest_marker("long") and not os.environ.get("NANOCHAT_LONG"):
+        pytest.skip("a long evaluation: bash speedrun.sh test --long")
     if item.get_closest_marker("cuda"):
         import torch
 

@@ -367,6 +367,21 @@ def test_items_are_kept_whole_and_hostile_text_with_them(tmp_path):
         read_items(tmp_path, "sft")
 
 
+@pytest.mark.long
+def test_the_whole_bundle_at_hand(shared):
+    "Every row of every task that is there, with its shots: a model that knows nothing guesses, and no more"
+    tasks = load_core(shared / "core")
+    rows = [row for task in tasks.values() for row in (task["rows"] or [])[:60]]
+    texts = (row.get("query") or row.get("context") or row["context_options"][0] for row in rows)
+    tok = Tokenizer.train(texts, 1200)
+    found = evaluate_core(small(tok, seq_len=1024), tok, tasks)
+    assert found["core"] is None and len(found["missing"]) == 11
+    for name, mark in found["scores"].items():
+        assert mark["n"] == len(tasks[name]["rows"])
+        assert mark["lo"] - 0.03 <= tasks[name]["chance"] <= mark["hi"] + 0.03, (name, mark)
+    assert found["lo"] - 0.01 <= 0 <= found["hi"] + 0.01
+
+
 # --- a whole run ---
 
 

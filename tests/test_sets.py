@@ -142,9 +142,9 @@ def test_an_answer_counts_however_it_is_spelled(text):
     assert GSM8K("gsm8k", "/nowhere").right(dict(question="?", number=Decimal(1450)), text)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_humaneval_whole(shared):
-    "Reference solutions 100%, bare prompts 0%, in the isolation of chapter 17"
+    "Reference solutions 100%, bare prompts 0%, in the isolation of chapter 17 (forty of them: test_judge)"
     from concurrent.futures import ThreadPoolExecutor
 
     task = HumanEval("humaneval", str(shared))
