@@ -4,8 +4,8 @@
 
 The laptop tier's model on prose that this course did not write, fine-tuned on conversations and school
 problems, practised on GSM8K, and asked ARC, MMLU, GSM8K, HumanEval and CORE. A model of this size knows
-nothing of these subjects: what is shown is that every real set works from end to end, how long that takes, and
-how near guessing a score is, with its interval. Scores, controls, sources and seconds are kept in
+nothing of these subjects: what is shown is that every real set works from end to end, how long that takes,
+and how near guessing a score is, with its interval. Scores, controls, sources and seconds are kept in
 bench/results/public.json, no question and no answer.
 """
 

@@ -820,7 +820,7 @@ def hub_train(
         epoch += 1
 
 # %% ../nbs/03_corpus.ipynb #f9024bec
-VAL_BYTES = 20_000_000    # of the last shard, whole documents: about four million tokens
+VAL_BYTES = 100_000_000   # of the last shard, whole documents: about twenty million tokens
 
 def hub_val(
     name:str,             # a name in HUB

@@ -398,7 +398,7 @@ class Later:
     sft_tokens:int = 2**25
     sft_rows:int = 32                  # of a step; nanochat, Oct 2025: scripts/chat_sft.py
     rates:tuple = (1.0, 0.02, 0.05)    # of mid, sft and rl, on pretraining's; its scripts of that time
-    val_tokens:int = 4_000_000         # of text not seen, for bits per byte
+    val_tokens:int = 20_000_000        # of text not seen, for bits per byte; nanochat, 2026: 42 million
     rl_steps:int = 467                 # nanochat: 7,473 questions of GSM8K, 16 at a time, read once
     rl_answers:int = 256               # of a step
     rl_samples:int = 16                # answers to each question
@@ -406,7 +406,7 @@ class Later:
     rl_answer_tokens:int = 256         # of an answer, at most: all of them are planned at this length
     rl_rows:int = 64                   # answers that a GPU writes at once, at most
     decode_seconds:float = 0.012       # for one token of all answers of a GPU; assumed
-    exam_tokens:int = 60_000_000       # that all exams of a stage read, by scoring and by letters; assumed
+    exam_tokens:int = 100_000_000      # that a stage's exams read: CORE, letters, bits per byte; assumed
     exam_answer_tokens:int = 2_000     # decoding steps of the exams that are answered in words; assumed
     exam_share:float = 0.2             # of the peak, where rows are short and of all lengths; assumed
     tokenizer_bytes:int = 2_000_000_000
