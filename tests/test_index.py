@@ -30,6 +30,14 @@ def test_every_chapter_is_on_the_map():
         assert f"[{title}]({path.name}) | {promise or ''} |" in tables, stale
 
 
+def test_every_chapter_is_in_the_readme():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for path in BOOKS:
+        title, promise = title_and_promise(path)
+        row = f"| {path.name[:2]} | [{title}](nbs/{path.name}) | {promise or ''} |"
+        assert row in readme, f"README.md's table of chapters lacks: {row}"
+
+
 def test_no_link_is_broken():
     texts = "\n".join("".join(cell["source"]) for cell in CELLS if cell["cell_type"] == "markdown")
     shown = texts + saved("text/markdown") + saved("text/html")
