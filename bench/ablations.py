@@ -1,7 +1,8 @@
 """Which switch helps: sixteen columns screened at once, then eight switches confirmed with paired seeds.
 
     screen    32 runs: every switch on in half of them, off in the other half
-    confirm   --switch NAME ...: today's recipe beside the same with one switch turned, seed by seed
+    confirm   today's recipe beside the same with one switch turned, seed by seed: the eight of CONFIRMED,
+              or --switch NAME ...
     speed     what each switch costs: steps timed in turns, on a quiet machine
     time      --switch NAME ...: the turned recipe again, with as many steps as fit into today's time
     report    effects, intervals and power from all runs kept so far
@@ -101,6 +102,10 @@ SWITCHES = {
     "momentum up and down": Switch("up to 0.97, down to 0.9 at the end", momentum=True),
 }
 TODAY = frozenset(name for name, switch in SWITCHES.items() if switch.today)
+# the four that helped most in the screening, and the four of the others that the field holds dearest
+CONFIRMED = ("value embeddings", "smear", "windows", "Muon+") + (
+    "x0 residual", "NorMuon, longer side", "cautious decay", "momentum up and down"
+)
 
 # asked after the screening: fewer polynomials, by chapter 10's design(l=0.003, n=4) and design(l=0.01, n=3)
 FOUR = (
@@ -436,11 +441,20 @@ def report() -> dict:
             (name,) = TODAY ^ set(line["on"])
             equal[name] = compare(lines, name, "time", line["steps"]) | dict(steps=line["steps"])
     out["equal_time"] = equal
+    out["hours"] = hours(lines.values())
     return out
 
 
+def hours(lines) -> dict:
+    "What the kept runs took, part by part; on a busy machine more than the work is worth"
+    parts = {line["part"]: 0.0 for line in lines}
+    for line in lines:
+        parts[line["part"]] += line["seconds"] / 3600
+    return {name: round(spent, 2) for name, spent in parts.items()} | {"all": round(sum(parts.values()), 2)}
+
+
 def show(out: dict):
-    "Two tables"
+    "Two tables, and the hours that the runs took"
     if "screen" in out:
         error = out["screen"]["pseudo_error"]
         print(f"screening, 32 runs; an effect's pseudo standard error {error:.4f}")
@@ -454,6 +468,7 @@ def show(out: dict):
                     f"[{found['lo']:+.4f}, {found['hi']:+.4f}] p={found['p']:.3g} "
                     f"could show {found['could_show']:.4f}: {found['verdict']}"
                 )
+    print("hours of one core:", ", ".join(f"{part} {spent}" for part, spent in out["hours"].items()))
 
 
 def main():
@@ -484,7 +499,7 @@ def main():
     if a.part == "screen":
         return work_off(screening(), text, dtype, share)
     if a.part == "confirm":
-        return work_off(confirming(a.switch, seeds), text, dtype, share)
+        return work_off(confirming(a.switch or CONFIRMED, seeds), text, dtype, share)
     if a.part == "time":
         cost = json.loads(REPORT.read_text()).get("speed") if REPORT.exists() else None
         if not cost:

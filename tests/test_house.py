@@ -289,6 +289,24 @@ def test_readme_shows_what_was_measured(laptop):
     assert max(memory) < 0.6 and grown["rows"][-1]["bytes"] > 1.9e9
 
 
+def test_notes_on_the_step_are_those_of_its_measurement():
+    "bench/README.md and bench/results/train.json"
+    parts = json.loads((ROOT / "bench" / "results" / "train.json").read_text())["parts"]
+    notes = (ROOT / "bench" / "README.md").read_text(encoding="utf-8")
+
+    def share(part, dtype, whose):
+        sides = parts[part]["dtypes"][dtype]["sides"].items()
+        return max(side["share_of_peak"] for name, side in sides if name.startswith(whose))
+
+    ours, nanogpt, theirs = (share("shape", "bfloat16", who) for who in ("ours", "nanoGPT", "transformers"))
+    for words in (
+        f"nanoGPT's shape reaches {share('deep', 'float32', 'nanoGPT'):.1%} of the float32 peak",
+        f"the best of ours reaches {ours:.0%} of that dtype's peak, nanoGPT's shape {nanogpt:.0%} "
+        f"and transformers' NanoChat {theirs:.0%}",
+    ):
+        assert words in notes, words
+
+
 # --- code that can be read aloud: at most 110 columns, one statement a line, no lambda with a name ---
 
 
