@@ -33,7 +33,7 @@ from .runs import (Damaged, Log, UserError, base_dir, check_dir, last_checkpoint
                            world_size, write_checked, write_sealed)
 from .runtime import (disk_full, friendly, keep_memory, peak_rss_mb, pick_device, progress,
                               provenance, seed_all)
-from .tokenizer import Tokenizer
+from .tokenizer import Tokenizer, check_tokenizer
 
 # %% ../nbs/07_baseline.ipynb #c020bb16
 @dataclass(frozen=True)
@@ -597,6 +597,7 @@ def sample_run(
                         "--model baseline")
     model, _ = read_model(last[1])
     tok = Tokenizer.load(run_dir(run)/"tokenizer")
+    check_tokenizer(run_dir(run)/"tokenizer", last[2], run)
     begins_with = opening(tok, prompt)
     return tok.decode(begins_with+sample(model, begins_with, n, temperature, top_k, seed))
 

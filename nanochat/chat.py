@@ -15,7 +15,7 @@ from .engine import Engine, hash_seed
 from .gpt import GPT, load_model
 from .runs import STAGES, Damaged, UserError, checkpoints, newest_run, print0, read_meta, run_dir
 from .runtime import friendly, pick_device
-from .tokenizer import Tokenizer, TEMPLATE, StreamDecoder
+from .tokenizer import TEMPLATE, StreamDecoder, Tokenizer, check_tokenizer
 from .tools import calculate, CalcError
 
 # %% ../nbs/18_chat.ipynb #dc8689c6
@@ -286,6 +286,7 @@ def load_chat(
     if ours > models:
         raise UserError(f"run {rdir.name!r}: the tokenizer has {ours} ids and the model only {models}: "
                         "they are not from the same run")
+    check_tokenizer(rdir/"tokenizer", meta, rdir.name)
     return model, tok, meta
 
 # %% ../nbs/18_chat.ipynb #cb8924f1

@@ -40,7 +40,7 @@ from .runs import (STAGES, Damaged, Plan, UserError, atomic_write, base_dir, che
                            update_summary, world_size)
 from .pretrain import same_text
 from .runtime import Run, agreed, everybody, find_run, friendly, meet, peak_rss_mb, progress
-from .tokenizer import Tokenizer
+from .tokenizer import Tokenizer, check_tokenizer
 
 # %% ../nbs/16_evaluate.ipynb #e471e670
 def wilson(
@@ -798,11 +798,12 @@ def load_stage(
                         f"which must be finished first: {again}")
     try:
         load = read_model if run.plan.model == "baseline" else load_model
-        model, _ = load(run.bring(f"{stage}/step_{done}"), run.device)
+        model, meta = load(run.bring(f"{stage}/step_{done}"), run.device)
     except Damaged as e:
         raise UserError(f"stage {stage!r} of run {name!r} must be made again from where it was whole, "
                         f"{again} ({e})") from None
     tok = Tokenizer.load(run.bring("tokenizer"))
+    check_tokenizer(run.folder/"tokenizer", meta, name)
     # what was made, not what was asked for: a text with few pairs gives fewer ids
     return model, tok, replace(run.plan, vocab_size=tok.vocab_size)
 

@@ -26,7 +26,7 @@ from .attention import (ROPE_BASE, KVCache, apply_rope, attend, rms_norm, rope_c
 from .loss import softcap, token_losses, lm_loss
 from .runs import (STAGES, Damaged, UserError, atomic_write, check_dir, checkpoints, sha256_file,
                            write_checked)
-from .tokenizer import TEMPLATE, Tokenizer
+from .tokenizer import TEMPLATE, Tokenizer, check_tokenizer
 
 # %% ../nbs/09_gpt.ipynb #4f52ef60
 @dataclass(frozen=True)
@@ -687,11 +687,12 @@ def to_hf(
         raise UserError(f"{out} is a file: export to a folder")
     if eos_token_id == []:
         raise UserError("to_hf: eos_token_id is an empty list: give an id, some ids, or nothing")
-    model, _ = load_model(path)
+    model, meta = load_model(path)
     config = hf_config(model.cfg)
     stage = path.resolve().parent
     tokenizer = stage.parent/"tokenizer"
     if stage.name in STAGES and (tokenizer/"tokenizer.json").exists():
+        check_tokenizer(tokenizer, meta, stage.parent.name)
         config |= tokenizer_to_hf(tokenizer, out, model.cfg)
     else:
         for name in TOKENIZER_FILES:                   # of an earlier export, perhaps of another model

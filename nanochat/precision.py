@@ -105,11 +105,12 @@ ON_A_GPU = {torch.bfloat16: "the GPU multiplies bfloat16",
             torch.float32: "the GPU has no tensor cores, so no fast products in sixteen bits with long sums"}
 
 def choose_dtype(
-    device,                # "cpu", "cuda", …
+    device,                        # "cpu", "cuda", …
+    chosen:torch.dtype|None=None,  # what was found before, to be explained; None: find it now
 )->DtypeChoice:
     "What to multiply in on this device: by capability on a GPU, by measurement on a CPU"
     device = torch.device(device)
-    dtype = pick_dtype(device)
+    dtype = chosen or pick_dtype(device)
     if device.type == "cuda":
         return DtypeChoice(dtype, dtype == torch.float16, ON_A_GPU[dtype])
     if device.type != "cpu":

@@ -10,10 +10,11 @@ __all__ = ['SMALLEST_SCALE', 'MOST_SKIPPED', 'CALM', 'STAYED', 'RISE', 'FIRST_MA
            'agreed_to_step', 'take_step', 'mean_of', 'train_step', 'fitting_step', 'check_loss', 'Watch', 'stop_risen',
            'marks_of', 'mean_log', 'settings_of', 'Band', 'band_for', 'first_fall', 'cause', 'losses_until', 'Judge',
            'in_notebook', 'draw_losses', 'LivePlot', 'onlookers', 'try_out', 'probe_compile', 'short_reason',
-           'wants_compiled', 'kept_choices', 'choose_forward', 'Background', 'noting_sigterm', 'end_early',
-           'resting_collector', 'Pace', 'note_pace', 'save_stage', 'train_stage', 'start_stage', 'size_of',
-           'peak_gpu_mb', 'measured', 'close_stage', 'same_text', 'new_model', 'in_eight_bits', 'new_optimizer',
-           'run_tokenizer', 'start_base', 'state_every', 'ready_for', 'text_stream', 'pretrain', 'main']
+           'wants_compiled', 'kept_choices', 'choose_forward', 'ways_to_attend', 'why_dtype', 'say_choices',
+           'Background', 'noting_sigterm', 'end_early', 'resting_collector', 'Pace', 'note_pace', 'save_stage',
+           'train_stage', 'start_stage', 'size_of', 'peak_gpu_mb', 'measured', 'close_stage', 'same_text', 'new_model',
+           'as_planned', 'new_optimizer', 'run_tokenizer', 'start_base', 'state_every', 'ready_for', 'text_stream',
+           'pretrain', 'main']
 
 # %% ../nbs/14_pretrain.ipynb #a87186a3
 import gc
@@ -43,22 +44,24 @@ from fastcore.script import call_parse
 from torch import Tensor
 from safetensors.torch import load_file, save_file
 from . import baseline
+from .attention import choose_way, runs_varlen
 from .baseline import Baseline, ClippedAdamW
 from .corpus import HUB, Corpus
 from .distributed import MuonAdamW, is_dist, param_groups
-from .gpt import GPT, flops_per_token, n_params, not_finite
+from .gpt import GPT, flops_per_token, layer_window, n_params, not_finite
 from .loader import Lanes, batches, encode_arrays, prefetch
 from .loss import step_count
 from .optim import COURSE, TABLES, Drift, ParamTable
-from .precision import CompileProbe, LossScale, compile_pays, use_fp8
+from .precision import (CompileProbe, LossScale, bf16_tables, checkpoint_blocks, choose_dtype,
+                                compile_pays, use_fp8)
 from .runs import (STAGES, STOPPED, BaseStage, Plan, Stage, UserError, atomic_write, checkpoints,
-                           last_checkpoint, log_entry, origin, print0, prune_checkpoints, rank, save_result,
-                           update_summary, world_size, write_checked)
+                           last_checkpoint, log_entry, origin, print0, prune_checkpoints, rank, read_meta,
+                           save_result, update_summary, world_size, write_checked)
 from .runtime import (Run, agreed, everybody, friendly, keep_memory, meet, peak_flops, peak_rss_mb,
                               progress, provenance, seed_all, somewhere)
 from .scaling import (baseline_config, baseline_recipe, keep_pace, micro_batches, model_config,
                               open_run, read_pace)
-from .tokenizer import Tokenizer, train_tokenizer
+from .tokenizer import Tokenizer, check_tokenizer, saved_fingerprint, train_tokenizer
 
 # %% ../nbs/14_pretrain.ipynb #9d73cf3a
 def lr_at(
@@ -85,6 +88,7 @@ class Training:
     stream_state:dict|None = None     # where the stream of batches stands after them
     loss_scale:LossScale|None = None  # in float16 only (chapter 12)
     split:int = 1                     # pieces that a micro-batch is cut into where memory is short
+    tokenizer:str|None = None         # fingerprint of the one whose ids it reads (chapter 04)
 
     def __post_init__(self):
         if self.loss_scale is None and getattr(self.model, "dtype", None) == torch.float16:
@@ -152,7 +156,8 @@ def save_checkpoint(
             more["loss_scale"] = training.loss_scale.state_dict()
         kind = "baseline" if isinstance(model, Baseline) else "gpt"
         meta = dict(more, model=kind, config=asdict(shape_of(model)), seconds=training.seconds, stage=stage,
-                    step=step, optim_steps=opt.steps_taken, origin=origin(Path(rdir)))
+                    step=step, optim_steps=opt.steps_taken, origin=origin(Path(rdir)),
+                    tokenizer=training.tokenizer)
         stream = None if training.stream_state is None else json.dumps(training.stream_state)
         write = partial(write_checkpoint, rdir, meta, weights, state, stream)
         later(write) if later else write()
@@ -415,8 +420,10 @@ def settings_of(
 )->str:
     "A fingerprint of all that a stage's losses depend on, but for the seed and how they are computed"
     said = asdict(plan)
-    for name in ("seed", "dtype", "compile", "card", "gpus", "eval_n", "val_tokens"):
+    for name in ("seed", "dtype", "compile", "card", "gpus", "eval_n", "val_tokens", "checkpoint_blocks"):
         said.pop(name)
+    if not plan.bf16_tables:      # bands older than this switch keep their fingerprint
+        said.pop("bf16_tables")
     for later in STAGES[STAGES.index(stage)+1:]:
         said.pop(later)
     for name in STAGES[:STAGES.index(stage)+1]:
@@ -717,6 +724,44 @@ def choose_forward(
                         "--compile off") from None
     return compiled()
 
+# %% ../nbs/14_pretrain.ipynb #795acb50
+def ways_to_attend(
+    model:GPT|Baseline,
+    T:int,              # tokens in a row
+)->dict[str,int]:       # layers by name of the way; chapter 07's model has torch's own
+    "How the attention of a training pass is computed: what `attend` chooses for each layer"
+    if isinstance(model, Baseline):
+        return dict(sdpa=model.config.n_layer)
+    cfg, kind, found = model.cfg, model.device.type, {}
+    has_varlen = runs_varlen(torch.empty(cfg.head_dim, dtype=model.dtype, device=model.device))
+    for layer in range(cfg.n_layer):
+        window = layer_window(cfg, layer)
+        sees = 0 if window >= T-1 else window         # a window as wide as the row is none
+        way = choose_way(kind, model.dtype, T, T, sees, grad=True, has_varlen=has_varlen)
+        found[way] = found.get(way, 0)+1
+    return found
+
+def why_dtype(
+    run:Run,
+    begins:bool,     # is this the run's first step? Later ones obey it
+)->str:
+    "The reason for the dtype of a run's matmuls, in a few words"
+    if run.plan.model == "baseline":
+        return "chapter 07 has nothing else"
+    if run.plan.dtype != "auto":
+        return "as planned"
+    return choose_dtype(run.device, run.dtype).why if begins else "as the run began"
+
+def say_choices(
+    run:Run,
+    stage:str,               # base, mid or sft
+    begins:bool,             # is this the run's first step?
+    ways:dict[str,int],      # from `ways_to_attend`
+):
+    "Say what a stage is computed in, why, and how it attends"
+    attention = ", ".join(f"{way} ({n} of {sum(ways.values())} layers)" for way, n in ways.items())
+    print0(f"{stage}: {str(run.dtype)[6:]} ({why_dtype(run, begins)}); attention: {attention}")
+
 # %% ../nbs/14_pretrain.ipynb #2c00cf85
 class Background:
     "Does one job at a time in a thread; its error is raised where the next job begins, or at the end"
@@ -851,6 +896,8 @@ def train_stage(
             parts = [next(stream) for _ in range(count)]
             tokens = world_size()*sum(ids_BT.numel() for ids_BT, _, _ in parts)        # counted, not planned
             if forward is None:
+                ways = ways_to_attend(training.model, parts[0][0].size(1))
+                say_choices(run, name, name == "base" and step == 0, ways)
                 forward = choose_forward(run, name, training.model, parts[0], (stage.steps-step)*count)
                 freeze()
             taken = training.opt.steps_taken
@@ -871,7 +918,7 @@ def train_stage(
             (stop,) = somewhere(stop_came()) if state is not None else (False,)
             if training.step % stage.save_every == 0 or last or stop:
                 save_stage(run, name, training, state, background.start, loss=loss,
-                           compiled=forward is not training.model)
+                           compiled=forward is not training.model, attention=ways)
             if stop:
                 background.finish()
                 meet()
@@ -896,7 +943,13 @@ def start_stage(
                 shutil.rmtree(path)
         for half in (run.folder/stage).glob(".step_*"):      # what a kill in the middle of a write leaves
             shutil.rmtree(half)
-    return Training(model, opt) if last is None else restore(run.bring(f"{stage}/step_{last}"), model, opt)
+    tokenizer, training = run.folder/"tokenizer", Training(model, opt)
+    if last is not None:
+        path = run.bring(f"{stage}/step_{last}")
+        check_tokenizer(tokenizer, read_meta(path), run.folder.name)
+        training = restore(path, model, opt)
+    training.tokenizer = saved_fingerprint(tokenizer)
+    return training
 
 # %% ../nbs/14_pretrain.ipynb #b753bfc1
 def size_of(
@@ -930,7 +983,8 @@ def measured(
                 loss=meta["loss"], tokens_per_second=speed, first_tokens_per_second=pace.get("first"),
                 planned_tokens_per_second=pace.get("planned"), flops_per_token=per_token, peak_flops=peak,
                 mfu=share, peak_rss_mb=peak_rss_mb(), dtype=str(run.dtype)[6:],
-                compiled=meta.get("compiled", False), peak_gpu_mb=peak_gpu_mb(model.device),
+                compiled=meta.get("compiled", False), attention=meta.get("attention"),
+                peak_gpu_mb=peak_gpu_mb(model.device),
                 threads=torch.get_num_threads(), provenance=provenance())
 
 def close_stage(
@@ -977,13 +1031,17 @@ def new_model(
     seed_all(plan.seed)
     if plan.model == "baseline":
         return Baseline(baseline_config(plan)).to(device)
-    return in_eight_bits(GPT(model_config(plan), dtype).to(device), plan)
+    return as_planned(GPT(model_config(plan), dtype).to(device), plan)
 
-def in_eight_bits(
+def as_planned(
     model:GPT,
     plan:Plan,
 )->GPT:
-    "The model as a plan trains it: its matrices multiply in eight bits where plan and GPU allow it"
+    "The model with chapter 12's switches as a plan has them; call it before the optimizer is made"
+    if plan.bf16_tables:
+        bf16_tables(model)
+    if plan.checkpoint_blocks:
+        checkpoint_blocks(model)
     if plan.fp8 and model.device.type == "cuda":
         if torch.cuda.get_device_capability(model.device) >= (8, 9):
             use_fp8(model)
@@ -1090,11 +1148,13 @@ def main(
     compile:str=None,           # on, off or auto (measured where it may pay); default: auto
     device:str=None,            # cpu, cuda or mps; default: the best that is here
     model:str=None,             # gpt (chapter 09) or baseline (07); default: gpt
+    bf16_tables:bool=False,     # keep embedding tables in bfloat16 (chapter 12)
+    checkpoint_blocks:bool=False,  # compute the inside of each block twice: less memory, a third more time
 ):
     "Pretrain a run's base model; run again to resume"
     given = dict(corpus=corpus, tier=tier, seed=seed, depth=depth, seq_len=seq_len, vocab_size=vocab_size,
                  device_batch_size=device_batch_size, total_batch_size=total_batch_size,
                  num_iterations=num_iterations, save_every=save_every, dtype=dtype, compile=compile,
-                 model=model)
+                 model=model, bf16_tables=bf16_tables or None, checkpoint_blocks=checkpoint_blocks or None)
     with open_run(run, device, **given).at_work() as at_work:
         pretrain(at_work)

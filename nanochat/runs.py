@@ -604,6 +604,8 @@ class Plan:
     card:str = ""           # the GPU that they were made for
     gpus:int = 1            # processes that share the work; another start may take another number
     fp8:bool = False        # do matrices multiply in eight bits?
+    bf16_tables:bool = False         # are embedding tables kept in bfloat16? Like the next: chapter 12
+    checkpoint_blocks:bool = False   # is the inside of each block computed twice, and not kept?
     rehearsal:bool = False  # is it the rehearsal of a larger run?
     depth:int               # layers
     n_embd:int              # channels

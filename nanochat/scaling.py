@@ -58,7 +58,7 @@ from .corpus import HUB, Corpus, hub_address, hub_dir
 from .distributed import param_groups, state_bytes
 from .gpt import GPT, GPTConfig, MODERN, flops_per_token, has_ve, layer_window
 from .optim import TABLES
-from .precision import saved_bytes
+from .precision import checkpoint_blocks, saved_bytes
 from .runs import (COMPILE, DTYPES, MODELS, TIER_DEPTH, TIER_GPUS, BaseStage, ChatStage, Plan,
                            RLStage, UserError, atomic_write, base_dir, bytes_in, checkpoints, free_bytes,
                            free_space, is_scored, launched, list_runs, module, print0, rank, read_plan,
@@ -319,11 +319,13 @@ def hours_of(
 def row_bytes(
     config:GPTConfig,
     dtype:torch.dtype=torch.bfloat16,    # what the model computes in
+    twice:bool=False,                    # are blocks computed twice, and their insides not kept?
 )->int:
     "What the forward pass keeps of one row, the head with it; weighed by chapter 12"
-    kept = saved_bytes(config, dtype=dtype)
+    kept = saved_bytes(config, dtype=dtype, prepare=checkpoint_blocks if twice else None)
     head = config.seq_len*config.n_embd*dtype.itemsize       # what the loss keeps for the stream
-    return sum(kept.values()) - kept["copies"] + head
+    one_block = row_bytes(config, dtype)//config.n_layer if twice else 0     # the one that is computed again
+    return sum(kept.values()) - kept["copies"] + head + one_block
 
 @cache
 def state_of(
@@ -339,17 +341,21 @@ def memory_parts(
     rows:int,                            # that a GPU computes at once
     gpus:int=1,                          # that share the optimizer's state
     dtype:torch.dtype=torch.bfloat16,
+    bf16_tables:bool=False,              # chapter 12's switches: are tables kept in bfloat16,
+    checkpoint_blocks:bool=False,        # and blocks computed twice?
 )->dict[str,int]:                        # bytes
     "What training holds on the fullest GPU, by part"
     head = config.vocab_size*config.n_embd
     copies = 0 if dtype == torch.float32 else dtype.itemsize*matrix_params(config)
+    parts = count_params(config)
+    weights = 4*all_params(config) - bf16_tables*2*(parts["embedding"] + parts["value_tables"])
     return dict(
-        weights=4*all_params(config),
-        gradients=4*all_params(config),
+        weights=weights,
+        gradients=weights,
         optimizer=state_of(config, gpus),
         copies=copies,
         head=4*4*2**26 + 4*head,         # chunks of logits; its gradient, until it is added to the others
-        kept=rows*row_bytes(config, dtype))
+        kept=rows*row_bytes(config, dtype, checkpoint_blocks))
 
 def rows_that_fit(
     config:GPTConfig,
@@ -357,11 +363,12 @@ def rows_that_fit(
     gpus:int,
     memory:float,                        # bytes of one GPU
     dtype:torch.dtype=torch.bfloat16,
+    **saving,                            # bf16_tables and checkpoint_blocks
 )->tuple[int,int,int]:                   # (rows at once, micro-batches of each GPU, bytes on the fullest GPU)
     "As many rows at once as leave a tenth of the memory free, 32 at most; one where even that is too much"
     for limit in (32, 16, 8, 4, 2, 1):
         rows, count = micro_batches(step_rows, limit, gpus)
-        taken = sum(memory_parts(config, rows, gpus, dtype).values())
+        taken = sum(memory_parts(config, rows, gpus, dtype, **saving).values())
         if taken < 0.9*memory:
             break
     return rows, count, taken
@@ -476,6 +483,8 @@ class ScalePlan:
     shards:int                        # files of text that pretraining reads
     disk_gb:float                     # shards, and checkpoints of four stages, 10^9 bytes
     stages:dict[str,dict]             # hours and dollars of each
+    bf16_tables:bool = False          # chapter 12's switches: are tables kept in bfloat16,
+    checkpoint_blocks:bool = False    # and blocks computed twice?
 
 # %% ../nbs/13_scaling.ipynb #791c2052
 def exam_hours(
@@ -527,6 +536,8 @@ def scale_plan(
     tier:str="full",
     seq_len:int|None=None,     # T; default: the recipe's
     vocab_size:int|None=None,  # V; default: the recipe's
+    bf16_tables:bool=False,        # chapter 12's switches: keep tables in bfloat16,
+    checkpoint_blocks:bool=False,  # and compute blocks twice
 )->ScalePlan:
     "Follow a recipe to its tokens, hours, dollars and memory on some GPUs"
     found, machine = chosen("recipe", recipe, RECIPES), chosen("card", card, CARDS)
@@ -538,13 +549,15 @@ def scale_plan(
     if batch % (gpus*found.seq_len):
         raise UserError(f"a step of {batch:,} tokens is {batch/found.seq_len:g} rows of {found.seq_len}, "
                         f"which {gpus} GPUs can't share equally: take powers of two for --gpus and --seq_len")
-    rows, count, taken = rows_that_fit(config, batch//found.seq_len, gpus, machine.memory, dtype)
+    saving = dict(bf16_tables=bf16_tables, checkpoint_blocks=checkpoint_blocks)
+    rows, count, taken = rows_that_fit(config, batch//found.seq_len, gpus, machine.memory, dtype, **saving)
     answers = answers_that_fit(config, gpus, machine.memory, dtype)
     fp8 = found.fp8 and machine.fp8
     stages = {}
     if machine.peak:
-        speed = gpus*machine.peak
-        hours = stage_hours(found.flops_per_token(depth), flops, speed, SHARE_OF_PEAK[fp8], gpus, answers)
+        # a block that is computed twice costs four passes where three are counted
+        speed, share = gpus*machine.peak, SHARE_OF_PEAK[fp8]*(3/4 if checkpoint_blocks else 1)
+        hours = stage_hours(found.flops_per_token(depth), flops, speed, share, gpus, answers)
         price = machine.dollars and gpus*machine.dollars
         stages = {name: dict(hours=h, dollars=price and h*price) for name, h in hours.items()}
     total = sum(stage["hours"] for stage in stages.values()) or None
@@ -557,7 +570,7 @@ def scale_plan(
         hours=total, dollars=total and machine.dollars and total*gpus*machine.dollars,
         device_rows=rows, answer_rows=answers, micro_batches=count, gib_per_gpu=taken/2**30,
         fits=taken < 0.9*machine.memory,
-        shards=shards, disk_gb=disk_bytes(config, shards)/1e9, stages=stages)
+        shards=shards, disk_gb=disk_bytes(config, shards)/1e9, stages=stages, **saving)
 
 # %% ../nbs/13_scaling.ipynb #9f4b34f2
 def chosen(
@@ -575,7 +588,7 @@ def deepest(
     gpus:int=1,
     card:str="h100",       # a key of CARDS
     hours:float=12.,       # of pretraining, at most
-    **sizes,               # seq_len and vocab_size, where the recipe's should not decide
+    **sizes,               # seq_len and vocab_size, where the recipe's should not decide; the switches
 )->int:
     "The largest even depth, up to the recipe's, that a card holds and trains overnight"
     for depth in range(chosen("recipe", recipe, RECIPES).depth, 2, -2):
@@ -590,7 +603,7 @@ def plan_tier(
     depth:int|None=None,   # default: the recipe's; for `gpu` what the card trains overnight
     gpus:int|None=None,    # default: the tier's
     card:str="h100",
-    **sizes,               # seq_len and vocab_size
+    **sizes,               # seq_len and vocab_size; chapter 12's switches
 )->ScalePlan:
     "The plan of a tier that runs on GPUs"
     gpus = gpus or TIER_GPUS[tier]
@@ -619,10 +632,11 @@ def describe_scale(
         return "\n".join([*lines, "how fast this card is isn't published, so no hours are planned"])
     stages = ", ".join(f"{name} {stage['hours']:.2f}" for name, stage in plan.stages.items())
     price = "" if plan.dollars is None else f", ${plan.dollars:,.0f}"
+    saved = ", of which a quarter computes blocks again" if plan.checkpoint_blocks else ""
     return "\n".join([
         *lines, f"hours: {stages}; in all {plan.hours:.1f}{price}",
         f"planned, not measured: {SHARE_OF_PEAK[plan.fp8]} of the peak is what published runs on 8xH100 "
-        "reached; how fast answers and exams go is assumed (chapter 13)"])
+        f"reached{saved}; how fast answers and exams go is assumed (chapter 13)"])
 
 # %% ../nbs/13_scaling.ipynb #37d5d1b8
 MID = dict(documents=15, dialogues=5, talk=8, mc_easy=8, mc_hard=12, which_letter=10, word_problems=35,
@@ -689,6 +703,7 @@ def recipe_plan(
     return Plan(
         tier=scale.tier, corpus=corpus or found.corpus, seed=seed, dtype=scale.dtype, compile=compile,
         recipe=scale.recipe, card=scale.card, gpus=scale.gpus, fp8=scale.fp8,
+        bf16_tables=scale.bf16_tables, checkpoint_blocks=scale.checkpoint_blocks,
         depth=scale.depth, n_embd=config.n_embd, n_head=config.n_head, vocab_size=scale.vocab_size,
         seq_len=scale.seq_len, switches=switches, tokenizer_bytes=LATER.tokenizer_bytes,
         lanes=max(LANES, scale.gpus), eval_n=300, val_tokens=LATER.val_tokens,
@@ -1023,7 +1038,9 @@ def scale_asked(
     if given.get("model") == "baseline":
         raise UserError(f"tier {tier!r} trains --model gpt: leave --model out, or give --tier laptop or "
                         "smoke")
-    follows = ("depth", "seq_len", "vocab_size", "corpus", "task_dir", "core", "seed", "model", "compile")
+    saving = ("bf16_tables", "checkpoint_blocks")
+    follows = ("depth", "seq_len", "vocab_size", "corpus", "task_dir", "core", "seed", "model",
+               "compile", *saving)
     other = [name for name in given if name not in follows]
     if other:
         raise UserError(f"--{other[0]} can't be set for tier {tier!r}, whose plan comes from its recipe: "
@@ -1032,7 +1049,7 @@ def scale_asked(
     if given.get("corpus") not in (None, "world", *large):
         raise UserError(f"corpus {given['corpus']!r}: a plan for GPUs can't tell whether it has enough text; "
                         f"leave --corpus out, or give one of {', '.join(sorted(large))}")
-    sizes = {name: given[name] for name in ("depth", "seq_len", "vocab_size") if name in given}
+    sizes = {name: given[name] for name in ("depth", "seq_len", "vocab_size", *saving) if name in given}
     return plan_tier(tier, **sizes, **on_gpus)
 
 # %% ../nbs/13_scaling.ipynb #8d0a943d
@@ -1047,6 +1064,8 @@ def make_plan(
     model:str="gpt",      # or baseline
     task_dir:str=None,    # world, hub, or a folder of public tasks; default: world, or hub for gpu and full
     core:str=None,        # hub, or the folder of CORE's bundle; default: none, or hub for gpu and full
+    bf16_tables:bool=False,        # keep embedding tables in bfloat16; like the next: chapter 12, gpt only
+    checkpoint_blocks:bool=False,  # compute the inside of each block twice, and don't keep it
     recipe:str=None,      # of gpu or full, like the next three
     gpus:int=None,
     card:str=None,
@@ -1063,9 +1082,12 @@ def make_plan(
     if model not in MODELS:
         raise UserError(f"model {model!r}: use {' or '.join(MODELS)}")
     over = {name: value for name, value in over.items() if value is not None}
+    saving = dict(bf16_tables=bf16_tables, checkpoint_blocks=checkpoint_blocks)
+    if model != "gpt" and any(saving.values()):
+        raise UserError("--bf16_tables and --checkpoint_blocks are switches of --model gpt: leave them out")
     if tier in TIER_GPUS:
         asked = dict(over, corpus=corpus, depth=depth, dtype=dtype if dtype != "auto" else None, model=model)
-        scale = scale_asked(tier, asked, dict(recipe=recipe, gpus=gpus, card=card))
+        scale = scale_asked(tier, asked | saving, dict(recipe=recipe, gpus=gpus, card=card))
         check_sizes(dict(seed=seed))
         if not scale.fits and not rehearse:
             raise UserError(f"depth {scale.depth} takes {scale.gib_per_gpu:.0f} GiB on a GPU even with one "
@@ -1080,7 +1102,7 @@ def make_plan(
     plan, corpus = TIERS[tier], corpus or "world"
     depth = plan.depth if depth is None else depth
     check_sizes(dict(over, seed=seed, depth=depth))
-    plan = replace(widened(plan, depth), corpus=corpus, seed=seed, dtype=dtype, compile=compile)
+    plan = replace(widened(plan, depth), corpus=corpus, seed=seed, dtype=dtype, compile=compile, **saving)
     plan = with_options(plan, over)
     if corpus not in ("world", *HUB):
         plan = replace(plan, corpus=str(Path(corpus).resolve()))
@@ -1149,7 +1171,8 @@ def host_bytes(
     if on_gpus:
         return 4*all_params(shape)
     # about what `row_bytes` finds, 40 bytes for each token, channel and layer; weighing would take seconds
-    kept = 40*rows_at_once(plan)*shape.seq_len*shape.n_embd*shape.n_layer
+    layers = 1 + shape.n_layer/8 if plan.checkpoint_blocks else shape.n_layer
+    kept = 40*rows_at_once(plan)*shape.seq_len*shape.n_embd*layers
     return 16*all_params(shape) + kept
 
 def check_memory(
@@ -1237,6 +1260,7 @@ def describe(
     other = "" if plan.model == "gpt" else f"model {plan.model}, "
     if plan.rehearsal:
         other += f"a rehearsal of {plan.gpus} processes, "
+    other += "tables in bfloat16, "*plan.bf16_tables + "blocks computed twice, "*plan.checkpoint_blocks
     head = (f"tier {plan.tier}, corpus {plan.corpus}, {other}seed {plan.seed}: {plan.depth} layers, "
             f"{plan.n_embd} wide, {plan_params(plan)/1e6:.1f}M parameters, vocabulary {plan.vocab_size}, "
             f"rows of {plan.seq_len} tokens")
@@ -1295,7 +1319,8 @@ def scale_of(
     if plan.tier not in TIER_GPUS or plan.rehearsal:
         return None
     return plan_tier(plan.tier, plan.recipe, plan.depth, gpus or plan.gpus, card or plan.card,
-                     seq_len=plan.seq_len, vocab_size=plan.vocab_size)
+                     seq_len=plan.seq_len, vocab_size=plan.vocab_size, bf16_tables=plan.bf16_tables,
+                     checkpoint_blocks=plan.checkpoint_blocks)
 
 # %% ../nbs/13_scaling.ipynb #754b7f13
 class Forecast(NamedTuple):
@@ -1505,7 +1530,8 @@ def what_fits(
     begun:bool=False,            # is its depth settled?
 )->str:
     "The largest depth and the largest number of GPUs that stay within the limits, in words"
-    sizes = dict(tier=scale.tier, seq_len=scale.seq_len, vocab_size=scale.vocab_size)
+    sizes = dict(tier=scale.tier, seq_len=scale.seq_len, vocab_size=scale.vocab_size,
+                 bf16_tables=scale.bf16_tables, checkpoint_blocks=scale.checkpoint_blocks)
     depths = [] if begun else range((scale.depth-1)//2*2, 0, -2)
     others = [gpus for gpus in (8, 4, 2, 1) if gpus != scale.gpus]         # of one machine
     others = [gpus for gpus in others if scale.batch_tokens % (gpus*scale.seq_len) == 0]
@@ -1587,7 +1613,9 @@ def gpu_check(
     names = sorted({torch.cuda.get_device_name(number) for number in range(gpus)})
     free, number = min((torch.cuda.mem_get_info(number)[0], number) for number in range(gpus))
     rows, _ = micro_batches(plan.base.rows, plan.base.device_rows, gpus)
-    need = sum(memory_parts(model_config(plan), rows, gpus, getattr(torch, plan.dtype)).values())
+    parts = memory_parts(model_config(plan), rows, gpus, getattr(torch, plan.dtype), plan.bf16_tables,
+                         plan.checkpoint_blocks)
+    need = sum(parts.values())
     said = f"{gpus} x {', '.join(names)}; {free/2**30:.0f} GiB free on the fullest, {need/2**30:.0f} planned"
     if free < need:
         return Check("gpus", TO_DO, f"{said}: nvidia-smi shows what else is on GPU {number}; end it")
@@ -2149,6 +2177,8 @@ def main(
     dtype:str=None,             # float32, bfloat16, float16 or auto; default: auto
     compile:str=None,           # on, off or auto (measured where it may pay); default: auto
     model:str=None,             # gpt (chapter 09) or baseline (07, only pretrained); default: gpt
+    bf16_tables:bool=False,     # keep embedding tables in bfloat16 (chapter 12)
+    checkpoint_blocks:bool=False,  # compute the inside of each block twice: less memory, a third more time
     dry_run:bool=False,         # print the plan only
     as_json:bool=False,         # as one JSON object
     estimate:bool=False,        # of a run that is there: where it will run, and how long it will take
@@ -2168,7 +2198,8 @@ def main(
     given = dict(corpus=corpus, tier=tier, seed=seed, depth=depth, seq_len=seq_len, vocab_size=vocab_size,
                  device_batch_size=device_batch_size, total_batch_size=total_batch_size,
                  num_iterations=num_iterations, save_every=save_every, dtype=dtype, compile=compile,
-                 model=model, task_dir=task_dir, core=core)
+                 model=model, task_dir=task_dir, core=core, bf16_tables=bf16_tables or None,
+                 checkpoint_blocks=checkpoint_blocks or None)
     given = {name: value for name, value in given.items() if value is not None}
     on_gpus = dict(recipe=recipe, gpus=gpus, card=card, rehearse=rehearse or None)
     on_gpus = {name: value for name, value in on_gpus.items() if value is not None}

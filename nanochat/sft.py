@@ -13,7 +13,7 @@ from .distributed import MuonAdamW, param_groups
 from .evaluate import load_stage
 from .gpt import GPT
 from .loader import Lanes, batches, count_talks, prefetch
-from .pretrain import Training, close_stage, in_eight_bits, ready_for, same_text, start_stage
+from .pretrain import Training, as_planned, close_stage, ready_for, same_text, start_stage
 from .pretrain import table_of, train_stage
 from .runs import Plan, UserError, newest_run, print0, rank, refuse_stage, world_size
 from .runtime import Run, find_run, friendly
@@ -96,7 +96,7 @@ def begin_after(
     refuse_stage(run.folder, run.plan, stage)
     model, tok, plan = load_stage(run, BEFORE[stage])
     model.dtype = run.dtype
-    model = in_eight_bits(model, plan)
+    model = as_planned(model, plan)
     opt = stage_optimizer(model, plan, plan.stage(stage).lr_scale)
     return start_stage(run, stage, model, opt), tok, plan
 

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SPECIAL_TOKENS', 'TEMPLATE', 'LONGEST_BLANK', 'TASK', 'Tokenizer', 'half_character', 'bites', 'tasks_of',
-           'StreamDecoder', 'fingerprint', 'halves', 'byte_letters', 'holds_ours', 'train_tokenizer', 'main']
+           'StreamDecoder', 'fingerprint', 'saved_fingerprint', 'check_tokenizer', 'halves', 'byte_letters',
+           'holds_ours', 'train_tokenizer', 'main']
 
 # %% ../nbs/04_tokenizer.ipynb #b42c3884
 import base64
@@ -232,6 +233,27 @@ def load(cls:Tokenizer,
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise Damaged(f"{file} is damaged ({type(e).__name__}: {e}): "
                       "remove it and run the same command again") from None
+
+# %% ../nbs/04_tokenizer.ipynb #1f4b3683
+def saved_fingerprint(
+    path:str|Path,   # a folder that `save` wrote to
+)->str|None:         # None: it holds no tokenizer
+    "The fingerprint that a saved tokenizer goes by"
+    try:
+        return json.loads((Path(path)/"tokenizer.json").read_bytes())["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+def check_tokenizer(
+    path:str|Path,   # a folder that `save` wrote to
+    meta:dict,       # of a checkpoint
+    run:str,         # name of the run that both are in
+):
+    "Refuse a tokenizer that a model did not learn with; checkpoints from before this note fit any"
+    ours, models = saved_fingerprint(path), meta.get("tokenizer")
+    if None not in (ours, models) and ours != models:
+        raise UserError(f"run {run!r}: its model learned from the ids of another tokenizer (fingerprint "
+                        f"{models[:12]}; {path} has {ours[:12]}): bring that one back, or make a new run")
 
 # %% ../nbs/04_tokenizer.ipynb #29fe3624
 def halves(

@@ -7,7 +7,7 @@ from nanochat.chat import Conversation, load_chat, main
 from nanochat.engine import Engine
 from nanochat.gpt import GPT, GPTConfig, save_model
 from nanochat.runs import atomic_write
-from nanochat.tokenizer import Tokenizer
+from nanochat.tokenizer import Tokenizer, saved_fingerprint
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (
@@ -46,7 +46,7 @@ def home(tmp_path_factory):
     for name, m in models.items():
         d = base / "runs" / name
         tok.save(d / "tokenizer")
-        save_model(m, d / "sft" / "step_1")
+        save_model(m, d / "sft" / "step_1", tokenizer=saved_fingerprint(d / "tokenizer"))
         atomic_write(d / "settings.json", "{}")
     return base
 
@@ -397,3 +397,5 @@ def test_tokenizer_of_another_run(home, tmp_path, monkeypatch):
     assert other.vocab_size > 331
     other.save(tmp_path / "runs" / "sums" / "tokenizer")
     assert "not from the same run" in refused(tmp_path, monkeypatch)
+    Tokenizer.train([PAGE[::-1]] * 3, 328).save(tmp_path / "runs" / "sums" / "tokenizer")
+    assert "another tokenizer" in refused(tmp_path, monkeypatch)

@@ -35,7 +35,7 @@ def test_a_plan_survives_its_file(base, tier):
 def older_settings():
     "The settings.json of a smoke run, in the form of the versions before plans were dataclasses"
     said = asdict(SMOKE)
-    for name in ("model", "recipe", "card", "gpus", "fp8", "rehearsal"):
+    for name in ("model", "recipe", "card", "gpus", "fp8", "bf16_tables", "checkpoint_blocks", "rehearsal"):
         said.pop(name)
     for stage in ("base", "mid", "sft"):
         for name in ("warmup", "final", "planned_steps", "scalar_lr", "table", "weight_decay"):

@@ -104,6 +104,8 @@ def test_amd_and_cpu():
     assert gpu_dtype((9, 0), hip=True) == torch.bfloat16
     chosen = choose_dtype("cpu")
     assert chosen.dtype in (torch.float32, torch.bfloat16) and not chosen.scale_loss
+    assert choose_dtype("cpu", chosen.dtype) == chosen  # a choice that was made is explained, not made again
+    assert choose_dtype("cpu", torch.float32).why != choose_dtype("cpu", torch.bfloat16).why
 
 
 # ---- the loss scale ----

@@ -551,6 +551,92 @@ def test_a_device_without_a_known_peak_has_no_share_of_it(tmp_path, monkeypatch)
     assert result["mfu"] is None and result["peak_flops"] is None and result["tokens_per_second"] == 32.0
 
 
+# --- what a stage says of itself, and the switches of its plan ---
+
+
+@pytest.mark.parametrize("window, T", [(0, 32), (8, 64), (31, 32), (0, 1100), (8, 1100)])
+def test_the_ways_to_attend_that_are_said_are_those_that_are_taken(window, T, monkeypatch):
+    from nanochat.attention import WAYS
+    from nanochat.gpt import GPT, GPTConfig
+    from nanochat.pretrain import ways_to_attend
+
+    taken = {}
+
+    def noting(name, attend):
+        def noted(*args, **given):
+            taken[name] = taken.get(name, 0) + 1
+            return attend(*args, **given)
+
+        return noted
+
+    for name, way in WAYS.items():
+        monkeypatch.setitem(WAYS, name, way._replace(attend=noting(name, way.attend)))
+    shape = dict(vocab_size=16, seq_len=T, n_layer=4, n_embd=16, n_head=2, n_kv_head=2)
+    model = GPT(GPTConfig(**shape, window=window))
+    model(torch.zeros(1, T, dtype=torch.long))
+    assert taken == ways_to_attend(model, T) and sum(taken.values()) == 4
+
+
+def test_the_reason_for_a_dtype(tmp_path):
+    from nanochat.pretrain import why_dtype
+
+    def why(begins=True, **plan):
+        return why_dtype(Run(tmp_path, make_plan("smoke", **plan), torch.device("cpu")), begins)
+
+    assert why(dtype="bfloat16") == "as planned" and "chapter 07" in why(model="baseline")
+    assert "1.3 times" in why() and why(begins=False) == "as the run began"
+
+
+def test_the_switches_of_a_plan_reach_its_model_and_its_memory():
+    from nanochat.pretrain import new_model, settings_of
+    from nanochat.scaling import LAPTOP, describe, host_bytes, recipe_plan, scale_of, scale_plan, shrink
+
+    saving = dict(bf16_tables=True, checkpoint_blocks=True)
+    plan, ids = make_plan("smoke", **saving), torch.randint(512, (2, 16))
+    plain, saved = (new_model(p, "cpu", torch.float32) for p in (make_plan("smoke"), plan))
+    assert saved.wte.weight.dtype == torch.bfloat16 and plain.wte.weight.dtype == torch.float32
+    assert all("forward" in block.__dict__ for block in saved.blocks)
+    assert abs(plain(ids, ids).item() - saved(ids, ids).item()) < 0.01
+    assert "tables in bfloat16, blocks computed twice" in describe(plan)
+    with pytest.raises(UserError, match="switches of --model gpt"):
+        make_plan("smoke", model="baseline", checkpoint_blocks=True)
+    # blocks that are computed twice give the same losses; tables in bfloat16 don't, and have no band
+    small, large = (replace(LAPTOP, **{name: True}) for name in saving)
+    assert settings_of(large, "base") == settings_of(LAPTOP, "base") != settings_of(small, "base")
+    assert host_bytes(large, False) < host_bytes(LAPTOP, False)
+    without, scale = scale_plan("2026"), scale_plan("2026", **saving)
+    assert scale.device_rows > without.device_rows and scale.hours > without.hours
+    full = recipe_plan(scale)
+    assert full.bf16_tables and full.checkpoint_blocks and scale_of(full) == scale
+    assert shrink(full).checkpoint_blocks and make_plan("full", **saving) == full
+
+
+def test_a_swapped_tokenizer_of_equal_size_is_refused(tmp_path):
+    "Wherever model and tokenizer meet; a checkpoint that doesn't name its own is read as before"
+    from nanochat.evaluate import load_stage
+    from nanochat.gpt import GPT, save_model, to_hf
+    from nanochat.pretrain import new_optimizer, start_stage
+    from nanochat.scaling import model_config
+    from nanochat.tokenizer import Tokenizer, saved_fingerprint
+
+    mine, other = (Tokenizer.train([page * 99], 272) for page in ("one two three ", "seven eight nine "))
+    plan = make_plan("smoke", dtype="float32", vocab_size=272, num_iterations=1)
+    run = Run(tmp_path / "runs" / "one", plan, torch.device("cpu"))
+    folder, step = run.folder / "tokenizer", run.folder / "base" / "step_1"
+    mine.save(folder)
+    model, said = GPT(model_config(plan)), dict(stage="base", step=1)
+    save_model(model, step, **said, tokenizer=saved_fingerprint(folder))
+    assert mine.vocab_size == other.vocab_size and load_stage(run, "base")[1].ranks == mine.ranks
+    other.save(folder)
+    start = (start_stage, run, "base", model, new_optimizer(model, plan.base))
+    for meeting, *args in ((load_stage, run, "base"), start, (to_hf, step, tmp_path / "out")):
+        with pytest.raises(UserError, match="run 'one': .*another tokenizer") as e:
+            meeting(*args)
+        assert "\n" not in str(e.value)
+    save_model(model, step, **said)
+    assert load_stage(run, "base")[1].ranks == other.ranks
+
+
 # --- compiled or not ---
 
 
@@ -623,8 +709,10 @@ def test_a_machine_that_cannot_compile_trains_all_the_same(tmp_path, monkeypatch
 
     monkeypatch.setattr(pretrain, "probe_compile", broken)
     run = short_run(monkeypatch, tmp_path, "bare", "auto", steps=2)
-    assert run.result("base")["compiled"] is False
-    assert "compile: not possible here (no C++ compiler); the model runs as it is" in capsys.readouterr().err
+    assert run.result("base")["compiled"] is False and run.result("base")["attention"] == {"blocks": 2}
+    err = capsys.readouterr().err
+    assert "compile: not possible here (no C++ compiler); the model runs as it is" in err
+    assert "base: float32 (as planned); attention: blocks (2 of 2 layers)" in err
 
 
 @pytest.mark.parametrize("asked", ["on", "kept"])
