@@ -1,6 +1,6 @@
-"""All tests but those of the house, by two processes at once.
+"""All tests but those of the house, by several processes at once.
 
-One begins with the files that read the smoke run, which it trains once; the other works through groups of
+One begins with the files that read the smoke run, which it trains once; the others work through groups of
 files that need no trained run. Whichever has finished takes the next group.
 """
 
@@ -11,6 +11,7 @@ HERE = Path(__file__).resolve().parent
 ALONE = HERE / "test_house.py"  # a part of its own
 ALSO_BESIDE = {"test_baseline", "test_hub", "test_training"}  # their own runs: less than a wait for the first
 EARLY = {"test_rehearsal", "test_exercises", "test_graders"}  # the longest: nobody should wait for them alone
+WORKERS = 3  # for two cores: a test waits for starts, sockets and disks, and in that time another may compute
 GROUPS = 12  # each start of pytest takes some seconds, and the last group's work can't be shared
 
 
@@ -51,11 +52,10 @@ def main():
                 status[tuple(group)] = code
                 held.append(words)
 
-    other = threading.Thread(target=work, args=(False,))
-    mine = threading.Thread(target=work, args=(True,))
-    for thread in (mine, other):
+    threads = [threading.Thread(target=work, args=(k == 0,)) for k in range(WORKERS)]
+    for thread in threads:
         thread.start()
-    for thread in (mine, other):
+    for thread in threads:
         thread.join()
     print("\n".join(filter(None, held)), flush=True)
     for group, code in status.items():
