@@ -6,10 +6,10 @@
 __all__ = ['SHUFFLE', 'SHOTS', 'GPT2_CORE', 'BUNDLE', 'MOST_TEXT', 'wilson', 'score', 'plausible', 'middle', 'mean_interval',
            'id_rows', 'val_set', 'text_tokens', 'row_batches', 'n_positions', 'token_nats', 'model_bpb', 'ngram_bpb',
            'row_bits', 'bpb_error', 'cropped_rows', 'scored', 'choice_nats', 'pick_choices', 'options', 'same_start',
-           'row_pairs', 'greedy_ids', 'exact_matches', 'in_turn', 'shots_before', 'fitted', 'like_lengths',
+           'row_pairs', 'greedy_ids', 'exact_matches', 'in_turn', 'shots_before', 'fitted_prompt', 'like_lengths',
            'read_prompts', 'branch_nats', 'Item', 'dealt', 'pick_options', 'question_of', 'fitted_pairs', 'sit_exam',
            'score_rows', 'swapped', 'paired', 'core_score', 'file_rows', 'load_core', 'evaluate_core', 'core_lines',
-           'unpack_bundle', 'core_folder', 'load_stage', 'keep_items', 'read_items', 'compared', 'shared_bpb',
+           'unpack_bundle', 'core_folder', 'load_stage', 'keep_items', 'read_items', 'compare_items', 'shared_bpb',
            'evaluate_stage', 'keep_bpb', 'sit_core', 'main']
 
 # %% ../nbs/16_evaluate.ipynb #ab95f2ff
@@ -384,7 +384,7 @@ def shots_before(
     return [rows[other+(other >= i)] for other in others]          # never itself
 
 # %% ../nbs/16_evaluate.ipynb #da9470dd
-def fitted(
+def fitted_prompt(
     prompt:list,      # ids
     choices:list,     # ids of each
     longest:int,      # positions that the model has
@@ -505,7 +505,7 @@ def fitted_pairs(
 )->tuple[list,bool]:   # the same with prompts that fit, and whether anything was cut
     "An item as the model can read it: its beginning goes, for all options alike where they share it"
     choices = [choice for _, choice in pairs]
-    fits = [(fitted(prompt, choices, longest), choice[-longest:]) for prompt, choice in pairs]
+    fits = [(fitted_prompt(prompt, choices, longest), choice[-longest:]) for prompt, choice in pairs]
     return fits, any(len(prompt) < len(before) for (prompt, _), (before, _) in zip(fits, pairs))
 
 def sit_exam(
@@ -838,7 +838,7 @@ def read_items(
                                 "again") from None
     return found
 
-def compared(
+def compare_items(
     before:dict,       # {task: list of Item}, from `read_items`
     after:dict,        # the same, of another stage or run
 )->dict:               # {task: from `paired`}; only tasks whose questions are the same

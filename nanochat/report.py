@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 from fastcore.script import call_parse
-from .evaluate import GPT2_CORE, compared, read_items
+from .evaluate import GPT2_CORE, compare_items, read_items
 from .runs import (STAGES, Plan, UserError, atomic_write, log_entry, newest_run, print0, read_plan,
                            read_result, read_summary, run_dir, update_summary)
 from .runtime import friendly
@@ -213,7 +213,7 @@ def moved(
     return after["lo"] > before["hi"]
 
 def pair_verdict(
-    pair:dict,      # from `compared`
+    pair:dict,      # from `compare_items`
 )->str:
     "What a comparison question by question says"
     ends = (100*pair[end] for end in ("difference", "lo", "hi"))
@@ -249,7 +249,7 @@ def move_rows(
     for stage, name, earlier in sorted(set(MOVES+PUBLIC_MOVES), key=lambda move: STAGES.index(move[0])):
         before, after = scores.get(earlier, {}).get(name), scores.get(stage, {}).get(name)
         if before and after:
-            pair = compared(items.get(earlier, {}), items.get(stage, {})).get(name)
+            pair = compare_items(items.get(earlier, {}), items.get(stage, {})).get(name)
             verdict = "moved" if moved(before, after) else "not by more than the intervals"
             verdict = pair_verdict(pair) if pair else verdict
             rows.append([stage.upper(), METRICS[name].title, cell(before), cell(after), verdict])

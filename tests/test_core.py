@@ -12,7 +12,7 @@ from nanochat.evaluate import (
     Item,
     bpb_error,
     branch_nats,
-    compared,
+    compare_items,
     core_folder,
     cropped_rows,
     evaluate_core,
@@ -360,7 +360,7 @@ def test_items_are_kept_whole_and_hostile_text_with_them(tmp_path):
     keep_items(tmp_path, "sft", items)
     kept = read_items(tmp_path, "sft")["a"]
     assert [item.right for item in kept] == [True, False] and len(kept[1].asked) == 2000
-    assert compared(dict(a=kept), dict(a=kept))["a"]["n"] == 2
+    assert compare_items(dict(a=kept), dict(a=kept))["a"]["n"] == 2
     file = tmp_path / "results" / "items_sft.jsonl"
     file.write_text(file.read_text() + '{"task": "a"}\n')
     with pytest.raises(UserError, match="score"):
