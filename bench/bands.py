@@ -130,20 +130,24 @@ def alarms(found: dict, runs: dict) -> list:
     return out
 
 
-def make_bands(plans: dict, logs: dict) -> dict:
-    "{stage: its band, and what it was made from}, from {seed: plan} and {stage: {seed: losses}}"
+def make_bands(plans: dict, logs: dict, dtypes: dict) -> dict:
+    "{stage: its band, and what it was made from}; plans and dtypes by seed, logs: {stage: {seed: losses}}"
     out = {}
     for stage, runs in logs.items():
         settings = {settings_of(plans[seed], stage) for seed in runs}
         if len(settings) > 1:
             raise UserError(f"{stage}: these runs differ in more than the seed")
+        dtype = {dtypes[seed] for seed in runs}
+        if len(dtype) > 1:
+            raise UserError(f"{stage}: these runs were computed in {' and '.join(sorted(dtype))}")
         marks = marks_of(min(map(len, runs.values())))
         if len(runs) < 3 or not marks:
             continue
         means = {s: [round(mean_log(losses[:m]), 5) for m in marks] for s, losses in runs.items()}
         low, high = band_of(list(means.values()))
         start = round(statistics.mean(map(first_fall, runs.values())), 4)
-        found = dict(settings=settings.pop(), seeds=len(runs), marks=marks, low=low, high=high, start=start)
+        found = dict(settings=settings.pop(), dtype=dtype.pop(), seeds=len(runs), marks=marks, low=low,
+                     high=high, start=start)
         found["means"] = means
         out[stage] = dict(found, alarms=alarms(found, runs) if len(runs) > 3 else None)
     return out
@@ -165,7 +169,7 @@ def keep(part: str, tier: str, found: dict):
 def write_table(tier: str, bands: dict):
     "nanochat/bands.toml with this tier's part made anew"
     table = tomllib.loads(TABLE.read_text()) if TABLE.exists() else {}
-    columns = ("settings", "seeds", "marks", "low", "high")
+    columns = ("settings", "dtype", "seeds", "marks", "low", "high")
     made = [stage for stage in STAGES if stage in bands]
     table[tier] = {stage: {name: bands[stage][name] for name in columns} for stage in made}
     if tier in kept().get("ill", {}):  # causes are named where they were tried
@@ -179,8 +183,8 @@ def write_table(tier: str, bands: dict):
     atomic_write(TABLE, "\n".join(lines) + "\n")
 
 
-def save_bands(tier: str, plans: dict, logs: dict):
-    bands = make_bands(plans, logs)
+def save_bands(tier: str, plans: dict, logs: dict, dtypes: dict):
+    bands = make_bands(plans, logs, dtypes)
     write_table(tier, bands)
     keep("bands", tier, bands)
     for stage, band in bands.items():
@@ -193,17 +197,19 @@ def make(tier: str, seeds: list[int]):
     "Train every seed and make the band of base"
     with tempfile.TemporaryDirectory() as base:
         losses = {seed: losses_of(tier, seed, "healthy", Path(base) / str(seed)) for seed in seeds}
-    save_bands(tier, {seed: make_plan(tier, seed=seed) for seed in seeds}, {"base": losses})
+    plans = {seed: make_plan(tier, seed=seed) for seed in seeds}
+    save_bands(tier, plans, {"base": losses}, dict.fromkeys(seeds, "float32"))
 
 
 def read_runs(folders: list[str]):
     "Make the bands of a tier from runs that are there"
-    plans, logs = {}, {}
+    plans, logs, dtypes = {}, {}, {}
     for folder in map(Path, folders):
         plan = read_plan(folder)
         if plan is None:
             raise UserError(f"{folder} holds no run")
         plans[plan.seed] = plan
+        dtypes[plan.seed] = json.loads((folder / "dtype.json").read_text())["dtype"]
         for stage in STAGES[:3]:
             losses = losses_until(folder, stage, plan.stage(stage).steps)
             if len(losses) == plan.stage(stage).steps:
@@ -211,7 +217,7 @@ def read_runs(folders: list[str]):
     tiers = {plan.tier for plan in plans.values()}
     if len(tiers) > 1:
         raise UserError(f"runs of several tiers: {', '.join(sorted(tiers))}")
-    save_bands(tiers.pop(), plans, logs)
+    save_bands(tiers.pop(), plans, logs, dtypes)
 
 
 def ill(tier: str, seeds: list[int]):
@@ -220,7 +226,7 @@ def ill(tier: str, seeds: list[int]):
     if not bands:
         raise UserError(f"tier {tier} has no band yet: make it first")
     said = bands["base"]
-    band = Band(tier, "base", *(said[name] for name in ("seeds", "marks", "low", "high", "start")))
+    band = Band(tier, "base", **{name: said[name] for name in ("seeds", "marks", "low", "high", "start")})
     for seed in seeds:
         for what in (*PLANS, *STREAMS):
             with tempfile.TemporaryDirectory() as base:

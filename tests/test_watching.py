@@ -81,6 +81,21 @@ def test_each_logger_gets_the_calls_that_it_knows(run, stand_ins):
     assert len(stand_ins["trackio"].of("at exit")) == 2
 
 
+def test_tensorboard_itself_keeps_the_numbers_of_a_resumed_stage(run, monkeypatch):
+    "The package in place of a stand-in: what was sent is read back from its files"
+    why = "tensorboard is not installed; pip install -e '.[loggers]' brings it"
+    pytest.importorskip("tensorboard", reason=why)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("NANOCHAT_LOGGER", "tensorboard")
+    for first, last in ((0, 4), (2, 5)):
+        log_steps(run, "base", first, last)
+    kept = EventAccumulator(str(run.folder / "tensorboard" / "base"))
+    kept.Reload()
+    assert set(kept.Tags()["scalars"]) == {"loss", "tokens", "seconds"}
+    assert [(e.step, e.value) for e in kept.Scalars("loss")] == [(n, 9.0 - n) for n in range(1, 6)]
+
+
 def test_the_log_is_the_same_with_them_and_without(run, stand_ins, monkeypatch, tmp_path):
     log_steps(run, "base", 0, 3)
     monkeypatch.delenv("NANOCHAT_LOGGER")
@@ -226,7 +241,7 @@ def test_both_sides_do_not_add_up(monkeypatch):
 
 
 def test_losses_are_read_until_the_checkpoint_and_the_verdict_is_not_said_again(run, monkeypatch, capfd):
-    monkeypatch.setattr(pretrain, "band_for", lambda plan, stage: LEVEL)
+    monkeypatch.setattr(pretrain, "tier_band", lambda tier, stage: LEVEL)
     run.log("mid", 0).add(step=1, loss=5.0)
     log_steps = run.log("base", 0, onlookers(run, "base", 0))
     for step in range(1, 17):
@@ -239,6 +254,32 @@ def test_losses_are_read_until_the_checkpoint_and_the_verdict_is_not_said_again(
     for step in range(16, 21):
         log_steps.add(step=step, loss=9.0)
     assert "not a normal run" not in capfd.readouterr().err
+
+
+def test_a_run_that_is_set_otherwise_than_its_band_says_so_first(tmp_path):
+    "Dtype, batch, length and data are told from the plan, before what the losses look like"
+    base = replace(SMOKE.base, rows=4, steps=90)
+    plan = replace(SMOKE, dtype="float16", corpus="tinystories", seq_len=64, base=base)
+    judge = onlookers(Run(tmp_path, plan, CPU), "base", 0)["judge"]
+    ill = KEPT["ill"]["smoke"]
+    said = next(filter(None, map(judge.look, ill["half a batch"]["6"])))
+    assert said.startswith(
+        "base: it is set otherwise than the runs of its band: data tinystories (theirs: world), "
+        "length of a row 64 (theirs: 128), length 90 (theirs: 60), batch 4 (theirs: 8), "
+        "dtype float16 (theirs: float32). Up to step 60"
+    )
+    assert said.endswith(pretrain.CAUSES["settings"])
+    judge = Judge(judge.band, unlike=judge.unlike)
+    assert "rates that are too low" in next(filter(None, map(judge.look, ill["rates / 4"]["6"])))
+    judge = onlookers(Run(tmp_path, replace(SMOKE, seed=9, dtype="float32"), CPU), "base", 0)["judge"]
+    assert judge.unlike == ["dtype float16 (theirs: float32)"], "what was chosen at the first step holds"
+
+
+def test_of_another_shape_every_setting_is_named():
+    deeper = pretrain.unlike(make_plan("smoke", depth=3), "base", band_for(SMOKE, "base"), None)
+    assert deeper == ["depth 3 (theirs: 2)", "width 96 (theirs: 64)", "heads 3 (theirs: 2)"]
+    later = replace(LAPTOP, base=replace(LAPTOP.base, rows=2))
+    assert pretrain.unlike(later, "sft", band_for(LAPTOP, "sft"), None) == ["batch of base 2 (theirs: 4)"]
 
 
 def test_without_all_earlier_losses_there_is_no_judge(run):
