@@ -4,22 +4,23 @@
 
 # %% auto #0
 __all__ = ['STOPPED', 'TIER_DEPTH', 'TIER_GPUS', 'MODELS', 'STAGES', 'LEAST', 'MOST', 'DTYPES', 'COMPILE', 'SHRUNK', 'ROAD',
-           'HELP', 'HUB_NAMES', 'RECIPE_NAMES', 'CARD_NAMES', 'ON_GPUS', 'LIMITS', 'OPTIONS', 'DOORS', 'WHAT_NEXT',
-           'ALONE', 'UserError', 'Damaged', 'base_dir', 'launched', 'rank', 'local_rank', 'world_size', 'print0',
-           'seconds_left', 'alarm_clock', 'run_dir', 'look', 'list_runs', 'newest_run', 'run_label', 'run_name',
-           'recipe_run_name', 'sync_dir', 'check_there', 'atomic_write', 'sha256_file', 'remove', 'write_checked',
-           'origin', 'is_ours', 'check_place', 'read_plain', 'read_meta', 'check_dir', 'checkpoints', 'verify',
-           'last_checkpoint', 'prune_checkpoints', 'write_sealed', 'read_sealed', 'save_result', 'read_result',
-           'traces', 'way_on', 'Lost', 'read_settings', 'Stage', 'BaseStage', 'ChatStage', 'RLStage', 'Plan', 'checked',
-           'from_json', 'read_plan', 'write_plan', 'same_setting', 'refuse_changes', 'rebuilt_summary', 'read_summary',
-           'update_summary', 'log_entry', 'Log', 'take', 'let_go', 'open_lock', 'open_folder', 'named', 'note',
-           'in_use', 'open_workers', 'open_locks', 'take_all', 'sign', 'run_lock', 'check_names', 'check_run',
-           'road_of', 'refuse_stage', 'proven', 'tokenizer_fault', 'checkpoint_mark', 'is_scored', 'result_fault',
-           'step_is_done', 'how_far', 'who_has', 'mend', 'remove_run', 'forget', 'stamp', 'free_bytes', 'free_space',
-           'Misuse', 'Parser', 'whole_number', 'size', 'amount', 'one_of', 'words', 'corpus_name', 'question_folder',
-           'read_options', 'as_options', 'become', 'module', 'hold_for_shell', 'start_hub', 'rehearse',
-           'refuse_mixture', 'asked_name', 'within_limits', 'start', 'look_ahead', 'launch', 'bytes_in', 'show_runs',
-           'open_door', 'main']
+           'HELP', 'HUB_NAMES', 'RECIPE_NAMES', 'CARD_MEMORY', 'CARD_NAMES', 'ON_GPUS', 'LIMITS', 'OPTIONS', 'DOORS',
+           'WHAT_NEXT', 'SMI_SECONDS', 'ALONE', 'UserError', 'Damaged', 'base_dir', 'launched', 'rank', 'local_rank',
+           'world_size', 'print0', 'seconds_left', 'alarm_clock', 'run_dir', 'look', 'list_runs', 'newest_run',
+           'run_label', 'run_name', 'recipe_run_name', 'sync_dir', 'check_there', 'atomic_write', 'sha256_file',
+           'remove', 'write_checked', 'origin', 'is_ours', 'check_place', 'read_plain', 'read_meta', 'check_dir',
+           'checkpoints', 'verify', 'last_checkpoint', 'prune_checkpoints', 'write_sealed', 'read_sealed',
+           'save_result', 'read_result', 'traces', 'way_on', 'Lost', 'read_settings', 'Stage', 'BaseStage', 'ChatStage',
+           'RLStage', 'Plan', 'checked', 'from_json', 'read_plan', 'write_plan', 'same_setting', 'refuse_changes',
+           'rebuilt_summary', 'read_summary', 'update_summary', 'log_entry', 'Log', 'take', 'let_go', 'open_lock',
+           'open_folder', 'named', 'note', 'in_use', 'open_workers', 'open_locks', 'take_all', 'sign', 'run_lock',
+           'check_names', 'check_run', 'road_of', 'refuse_stage', 'proven', 'tokenizer_fault', 'checkpoint_mark',
+           'is_scored', 'result_fault', 'step_is_done', 'how_far', 'who_has', 'mend', 'remove_run', 'forget', 'stamp',
+           'free_bytes', 'free_space', 'Misuse', 'Parser', 'whole_number', 'size', 'amount', 'from_one', 'one_of',
+           'words', 'corpus_name', 'question_folder', 'read_options', 'as_options', 'become', 'module',
+           'hold_for_shell', 'start_hub', 'rehearse', 'refuse_mixture', 'asked_name', 'GPU', 'visible', 'ask_nvidia',
+           'gpus_here', 'has_room', 'card_for', 'tier_for', 'card_here', 'for_a_laptop', 'in_words', 'by_hardware',
+           'fitted', 'within_limits', 'start', 'look_ahead', 'launch', 'bytes_in', 'show_runs', 'open_door', 'main']
 
 # %% ../nbs/A1_runs.ipynb #c796df71
 import argparse
@@ -640,7 +641,7 @@ class Plan:
         named = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in STAGES}
         return named | dict(num_iterations=self.base.steps, save_every=self.base.save_every,
                             device_batch_size=self.base.device_rows,
-                            total_batch_size=self.base.rows*self.seq_len)
+                            total_batch_size=self.base.rows*self.seq_len, ratio_cap=self.rl.ratio_cap)
 
 # %% ../nbs/A1_runs.ipynb #829a4e79
 # The least that a whole number may be, where it isn't 1; None: anything
@@ -741,6 +742,8 @@ def same_setting(
         return True
     if name in ("corpus", "task_dir", "core"):
         return os.path.realpath(str(new)) == os.path.realpath(str(old))
+    if isinstance(old, float):
+        return new == old              # 2 is 2.0
     return str(old) == str(new)
 
 SHRUNK = ("depth", "seq_len", "vocab_size", "compile", "dtype")      # options that a rehearsal makes its own
@@ -1333,7 +1336,8 @@ def free_space(folder:Path)->str:
 
 # %% ../nbs/A1_runs.ipynb #b5c18e8e
 HELP = """bash speedrun.sh [options]       set up, then train, score and report; run it again to go on
-  --tier smoke|laptop|gpu|full     size of the whole job (default laptop; smoke is the quick rehearsal)
+  --tier smoke|laptop|gpu|full     size of the whole job; smoke is the quick rehearsal (default: full where
+                                   eight large GPUs are found, gpu where one is, and else laptop)
   --corpus world|DIR               the built-in world, or a folder of .txt, .md, .jsonl, .csv or .parquet
                                    files (also .gz, .xz, .zst)
            fineweb-edu|climbmix|tinystories   shards fetched from the hub as they are needed
@@ -1343,7 +1347,10 @@ HELP = """bash speedrun.sh [options]       set up, then train, score and report;
   --model gpt|baseline             chapter 09's model, or 07's of 2023, which is pretrained and scored
   --depth N   --seed N   --run NAME   --vocab_size N   --seq_len N
   --dtype auto|float32|bfloat16|float16   --compile auto|on|off     auto: measured on this machine
-  --recipe 2025|2026   --gpus N   --card h100|a100|a100-40|4090|t4|3070|mps     of --tier gpu or full
+  --ratio_cap C                    reinforcement by truncated importance sampling: how much likelier a token
+                                   is to the trainer than to the engine, C at most, is its weight
+  --recipe 2025|2026   --gpus N   --card h100|a100|a100-40|4090|t4|3070|mps     of --tier gpu or full;
+                                   default of --card: what the GPU found here is like, or else h100
   --rehearse                       walk the road of --tier gpu or full in miniature: every stage and every
                                    process, offline, on this machine
   --max_hours H   --max_dollars D  of this start: it is refused where its plan is above them, and saves and
@@ -1391,13 +1398,20 @@ def size(text:str)->int:
     return int(text)
 
 def amount(text:str)->float:
-    "A number above 0, of hours or dollars"
+    "A number above 0"
     try:
         number = float(text)
     except ValueError:
         number = math.nan
     if not 0 < number <= 1e6:
         raise argparse.ArgumentTypeError(f"takes a number above 0 and up to a million, not {text!r}")
+    return number
+
+def from_one(text:str)->float:
+    "A ratio that is 1 or more"
+    number = amount(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"takes a number from 1 on, not {text!r}")
     return number
 
 def one_of(
@@ -1453,7 +1467,9 @@ def question_folder(
 
 # What a plan for GPUs can be made of; chapter 13 knows them
 RECIPE_NAMES = ("2025", "2026")
-CARD_NAMES = ("h100", "a100", "a100-40", "4090", "t4", "3070", "mps")
+CARD_MEMORY = {"h100": 80e9, "a100": 80e9, "a100-40": 40e9, "4090": 24e9, "t4": 16e9, "3070": 8e9,
+               "mps": 16e9}      # bytes
+CARD_NAMES = tuple(CARD_MEMORY)
 
 ON_GPUS = dict(recipe=one_of("recipe", *RECIPE_NAMES), gpus=size, card=one_of("card", *CARD_NAMES),
                rehearse=bool)
@@ -1463,7 +1479,7 @@ OPTIONS = dict(tier=one_of("tier", *TIER_DEPTH), corpus=corpus_name, model=one_o
                core=question_folder("core", "hub", needs="core.yaml"),
                depth=size, run=words, seed=whole_number, dtype=one_of("dtype", *DTYPES),
                compile=one_of("compile", *COMPILE),
-               vocab_size=size, seq_len=size, **ON_GPUS, **LIMITS)
+               vocab_size=size, seq_len=size, ratio_cap=from_one, **ON_GPUS, **LIMITS)
 # What can be asked of this module, and the options of each door; bool: an option without a value
 DOORS = dict(train=OPTIONS, plan=dict(OPTIONS, json=bool), preflight=dict(OPTIONS, json=bool),
              report=dict(run=words),
@@ -1584,6 +1600,144 @@ def asked_name(
     return run_name(tier, options.corpus or "world", options.depth, options.seed or 0,
                     options.model or "gpt")
 
+# %% ../nbs/A1_runs.ipynb #fab154c7
+@dataclass(frozen=True)
+class GPU:
+    "One that a training could use"
+    name:str
+    memory:float     # bytes
+
+def visible(
+    found:dict[str, GPU],    # by UUID, in the order of their numbers
+)->list[GPU]:
+    "Those that `CUDA_VISIBLE_DEVICES` lets through, by number or by UUID; the first unknown one ends it"
+    wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if wanted is None:
+        return list(found.values())
+    by_number = {str(number): uuid for number, uuid in enumerate(found)}
+    let_through = []
+    for word in map(str.strip, wanted.split(",")):
+        named = [uuid for uuid in found if word.startswith("GPU-") and uuid.startswith(word)]
+        uuid = by_number.get(word) or next(iter(named), None)
+        if uuid is None:
+            break
+        let_through.append(found[uuid])
+    return let_through
+
+SMI_SECONDS = 10     # for an answer: where no program uses a GPU, its driver may have to wake up first
+
+def ask_nvidia()->dict[str, GPU]:      # by UUID
+    "The GPUs that nvidia-smi lists; none where there is no such program, or it can't say"
+    command = ["nvidia-smi", "--query-gpu=uuid,name,memory.total", "--format=csv,noheader,nounits"]
+    found = {}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SMI_SECONDS)
+    except subprocess.TimeoutExpired:
+        print0(f"nvidia-smi gave no answer within {SMI_SECONDS} s: this counts as a machine without a GPU")
+        return found
+    except OSError:
+        return found
+    for line in done.stdout.splitlines() if done.returncode == 0 else ():
+        uuid, *name, mebibytes = map(str.strip, ["", *line.split(",")][-3:])
+        if name and mebibytes.isdigit():       # "[N/A]" where a GPU is cut into slices
+            found[uuid] = GPU(*name, int(mebibytes)*2**20)
+    return found
+
+def gpus_here()->list[GPU]:
+    "What torch would see, where it is loaded; else what nvidia-smi lists"
+    if not os.environ.get("NANOCHAT_DEVICE", "cuda").startswith("cuda"):
+        return []
+    if torch := sys.modules.get("torch"):
+        numbers = range(torch.cuda.device_count())
+        return [GPU(card.name, card.total_memory) for card in map(torch.cuda.get_device_properties, numbers)]
+    return visible(ask_nvidia())
+
+# %% ../nbs/A1_runs.ipynb #34bc7be7
+def has_room(
+    gpu:GPU,
+    card:str,     # a key of CARD_MEMORY
+)->bool:
+    "Is its memory a card's, or more? Some of it is always missing, so nine tenths will do"
+    return gpu.memory >= 0.9*CARD_MEMORY[card]
+
+def card_for(
+    gpu:GPU,
+)->str|None:      # None: it is smaller than any
+    "The card whose plan fits a GPU: the one of its name, else the largest for which it has the memory"
+    fitting = [card for card in CARD_MEMORY if card != "mps" and has_room(gpu, card)]
+    named = [card for card in fitting if card.partition("-")[0] in gpu.name.lower()]
+    return next(iter([*named, *fitting]), None)
+
+def tier_for(
+    gpus:list[GPU],
+)->str:
+    "The largest job that these GPUs are made for"
+    if sum(has_room(gpu, "h100") for gpu in gpus) >= TIER_GPUS["full"]:
+        return "full"
+    return "gpu" if any(map(card_for, gpus)) else "laptop"
+
+def card_here(
+    tier:str,           # a key of TIER_GPUS
+    gpus:list[GPU],
+)->str|None:            # None: none of them is large enough for the tier
+    "The card that the plan of a tier is made for on these GPUs"
+    fitting = [gpu for gpu in gpus if tier != "full" or has_room(gpu, "h100")]
+    return card_for(max(fitting, key=lambda gpu: gpu.memory)) if fitting else None
+
+# %% ../nbs/A1_runs.ipynb #6f8f7aa9
+def for_a_laptop(
+    options:argparse.Namespace,
+)->str|None:
+    "The option, if there is one, that no recipe for GPUs takes"
+    if options.model == "baseline":
+        return "--model baseline"
+    if options.dtype not in (None, "auto"):
+        return f"--dtype {options.dtype}"
+    if options.corpus not in (None, "world", "fineweb-edu", "climbmix"):
+        return f"--corpus {options.corpus}"
+    return None
+
+def in_words(gpus:list[GPU])->str:
+    "GPUs by name and size"
+    kinds = [f"{gpu.name} with {gpu.memory/2**30:.0f} GiB" for gpu in gpus]
+    return ", ".join(f"{kinds.count(kind)} x {kind}" for kind in dict.fromkeys(kinds))
+
+def by_hardware(
+    options:argparse.Namespace,     # of a run that is still to be made
+)->tuple[str|None, str|None]:       # tier and card; None: as if there were no GPU
+    "Decide what was left open by the GPUs that are here, and say what was found"
+    tier, card = options.tier, options.card
+    if tier not in (None, *TIER_GPUS) or tier and card:
+        return tier, card
+    if not tier and (option := for_a_laptop(options)):
+        print0(f"tier laptop: none for GPUs takes {option}")
+        return tier, card
+    gpus = gpus_here()
+    chosen = tier or tier_for(gpus)
+    if chosen not in TIER_GPUS:
+        found = f"{in_words(gpus)}, too small for a plan of its own" if gpus else "no NVIDIA GPU found"
+        if device := os.environ.get("NANOCHAT_DEVICE"):
+            found = f"NANOCHAT_DEVICE is {device}"
+        print0(f"{found}: tier laptop (--tier decides otherwise)")
+        return tier, card
+    card = card or card_here(chosen, gpus)
+    if gpus and card:
+        print0(f"{in_words(gpus)}: tier {chosen}, planned for {options.gpus or TIER_GPUS[chosen]} x {card} "
+               "(--tier, --gpus and --card decide otherwise)")
+    return chosen, card
+
+def fitted(
+    options:argparse.Namespace,     # tier and card are filled in where they were left open
+)->str:                             # the name of the run that is meant
+    "Options as they are meant on this machine; a run that is there has its own, and a rehearsal needs no GPU"
+    tier, card = options.tier, options.card
+    begun = options.run and os.path.lexists(run_dir(options.run)/"settings.json")
+    if not begun and not options.rehearse:
+        tier, card = by_hardware(options)
+    run = asked_name(options, tier or "laptop")
+    options.tier, options.card = tier, card
+    return run
+
 # %% ../nbs/A1_runs.ipynb #0eaff47f
 def within_limits(
     run:str,         # its name
@@ -1610,9 +1764,8 @@ def start(
     if options.rehearse:
         refuse_mixture(options, options.tier or "laptop")
         rehearse()
-    tier = options.tier or "laptop"
-    run = asked_name(options, tier)
-    rdir = run_dir(run)
+    run = fitted(options)
+    tier, rdir = options.tier or "laptop", run_dir(run)
     fresh, plan = not os.path.lexists(rdir/"settings.json"), read_plan(rdir)
     if plan:
         refuse_changes(rdir, plan, vars(options))
@@ -1638,12 +1791,11 @@ def look_ahead(
     *more:str,       # for chapter 13
 ):
     "Become the preflight of the job that these options mean"
-    tier = options.tier or "laptop"
     if options.rehearse:
-        refuse_mixture(options, tier)
+        refuse_mixture(options, options.tier or "laptop")
         rehearse()
-    given = as_options(options, "run", "json")
-    become(module("scaling", "--preflight", *more, "--run", asked_name(options, tier), *given))
+    run = fitted(options)
+    become(module("scaling", "--preflight", *more, "--run", run, *as_options(options, "run", "json")))
 
 ALONE = ("scaling", "tokenizer", "report")       # modules that are one process's work
 
@@ -1699,6 +1851,7 @@ def open_door(
         case "preflight":
             look_ahead(options, *as_json)
         case "plan":
+            fitted(options)
             become(module("scaling", "--dry_run", *as_json, *as_options(options, "json")))
         case "chat" | "serve" | "report":
             run = run_dir(options.run, must_exist=True).name if options.run else newest_run()

@@ -14,16 +14,16 @@ __all__ = ['SMALLEST_VOCABULARY', 'SHORTEST_ROW', 'LIMITS', 'SWITCHES_2026', 'RE
            'on_public_tasks', 'recipe_plan', 'shrink', 'world_shard', 'shard_table', 'hub_answer', 'HubHandler',
            'own_hub', 'serve_hub', 'choice_row', 'solved_row', 'program_row', 'own_sets', 'own_core', 'write_sets',
            'with_own_sets', 'check_shares', 'widened', 'baseline_config', 'plan_params', 'as_baseline',
-           'baseline_recipe', 'with_options', 'scale_asked', 'make_plan', 'count_tokens', 'fit_to_text', 'rows_at_once',
-           'host_bytes', 'check_memory', 'check_gpus', 'default_name', 'open_run', 'text_stages', 'describe',
-           'training_flops', 'kept_record', 'scale_of', 'Forecast', 'forecast', 'expected_minutes', 'busy_cores',
-           'describe_machine', 'planned_speeds', 'read_pace', 'is_speed', 'keep_pace', 'left_to_do', 'Cost', 'price_of',
-           'cost_on_gpus', 'cost_here', 'Limits', 'what_fits', 'refuse', 'apply_limits', 'Check', 'gpu_check',
-           'nvidia_driver', 'driver_check', 'time_all_reduce', 'try_exchange', 'exchange_check', 'free_memory',
-           'memory_check', 'shards_wanted', 'shards_missing', 'disk_check', 'no_answer', 'hub_check',
-           'preflight_checks', 'show_checks', 'need_all', 'foresee', 'look_around', 'Measured', 'read_measured',
-           'check_alike', 'Estimate', 'estimate', 'Law', 'best_numbers', 'fit_law', 'by_size', 'compute_multiplier',
-           'runs_named', 'law_findings', 'describe_law', 'fit_door', 'main']
+           'baseline_recipe', 'with_options', 'check_cap', 'with_cap', 'scale_asked', 'make_plan', 'count_tokens',
+           'fit_to_text', 'rows_at_once', 'host_bytes', 'check_memory', 'check_gpus', 'default_name', 'with_card',
+           'open_run', 'text_stages', 'describe', 'training_flops', 'kept_record', 'scale_of', 'Forecast', 'forecast',
+           'expected_minutes', 'busy_cores', 'describe_machine', 'planned_speeds', 'read_pace', 'is_speed', 'keep_pace',
+           'left_to_do', 'Cost', 'price_of', 'cost_on_gpus', 'cost_here', 'Limits', 'what_fits', 'refuse',
+           'apply_limits', 'Check', 'gpu_check', 'nvidia_driver', 'driver_check', 'time_all_reduce', 'try_exchange',
+           'exchange_check', 'free_memory', 'memory_check', 'shards_wanted', 'shards_missing', 'disk_check',
+           'no_answer', 'hub_check', 'preflight_checks', 'show_checks', 'need_all', 'foresee', 'look_around',
+           'Measured', 'read_measured', 'check_alike', 'Estimate', 'estimate', 'Law', 'best_numbers', 'fit_law',
+           'by_size', 'compute_multiplier', 'runs_named', 'law_findings', 'describe_law', 'fit_door', 'main']
 
 # %% ../nbs/13_scaling.ipynb #768b12d3
 import contextlib
@@ -60,10 +60,10 @@ from .gpt import GPT, GPTConfig, MODERN, flops_per_token, has_ve, layer_window
 from .optim import TABLES
 from .precision import checkpoint_blocks, saved_bytes
 from .runs import (COMPILE, DTYPES, MODELS, TIER_DEPTH, TIER_GPUS, BaseStage, ChatStage, Plan,
-                           RLStage, UserError, atomic_write, base_dir, bytes_in, checkpoints, free_bytes,
-                           free_space, is_scored, launched, list_runs, module, print0, rank, read_plan,
-                           read_result, recipe_run_name, refuse_changes, road_of, run_dir, run_name,
-                           step_is_done, world_size, write_plan)
+                           RLStage, UserError, atomic_write, base_dir, bytes_in, card_here, checkpoints,
+                           free_bytes, free_space, gpus_here, is_scored, launched, list_runs, module, print0,
+                           rank, read_plan, read_result, recipe_run_name, refuse_changes, road_of, run_dir,
+                           run_name, step_is_done, world_size, write_plan)
 from .runtime import Run, end_dist, friendly, init_dist, matmul_flops, pick_device, pick_dtype
 from .tokenizer import SPECIAL_TOKENS, Tokenizer
 from .world import World, compute
@@ -1027,6 +1027,26 @@ def with_options(
     return replace(plan, base=base)
 
 # %% ../nbs/13_scaling.ipynb #c0f82575
+def check_cap(
+    ratio_cap:float|None,
+):
+    "Below 1 it would weaken also what trainer and engine agree on"
+    if ratio_cap is not None and not 1 <= ratio_cap <= 1e6:
+        raise UserError(f"ratio_cap {ratio_cap}: must be a number from 1 to a million")
+
+def with_cap(
+    plan:Plan,
+    ratio_cap:float|None,    # the most that a token may weigh in reinforcement learning (chapter 21)
+)->Plan:
+    "The plan with truncated importance sampling, where it was asked for"
+    check_cap(ratio_cap)
+    if ratio_cap is None:
+        return plan
+    if "rl" not in plan.stages:
+        raise UserError(f"--ratio_cap belongs to reinforcement learning, and --model {plan.model} is only "
+                        "pretrained: leave one of them out")
+    return replace(plan, rl=replace(plan.rl, ratio_cap=float(ratio_cap)))
+
 def scale_asked(
     tier:str,        # a key of TIER_GPUS
     given:dict,      # options of a run; None: not given
@@ -1070,6 +1090,7 @@ def make_plan(
     gpus:int=None,
     card:str=None,
     rehearse:bool=False,  # in miniature
+    ratio_cap:float=None, # of reinforcement learning; default: none
     **over,               # vocab_size, seq_len, num_iterations, save_every, device_ and total_batch_size
 )->Plan:
     "Every setting of a run"
@@ -1092,7 +1113,7 @@ def make_plan(
         if not scale.fits and not rehearse:
             raise UserError(f"depth {scale.depth} takes {scale.gib_per_gpu:.0f} GiB on a GPU even with one "
                             f"row at once, too much for a {scale.card}: give a smaller --depth")
-        plan = recipe_plan(scale, corpus, seed, compile)
+        plan = with_cap(recipe_plan(scale, corpus, seed, compile), ratio_cap)
         if task_dir != "world":
             plan = replace(on_public_tasks(plan, task_dir or "hub"), eval_n=ALL_QUESTIONS)
         plan = replace(plan, core=core or "hub")
@@ -1115,6 +1136,7 @@ def make_plan(
     if task_dir not in (None, "world"):
         plan = on_public_tasks(plan, task_dir)
     plan = replace(plan, core=core or "")
+    plan = with_cap(plan, ratio_cap)
     check_shares(plan, world)
     return plan
 
@@ -1223,6 +1245,15 @@ def default_name(
         return recipe_run_name(plan.tier, **{name: given[name] for name in asked if name in given})
     return run_name(plan.tier, plan.corpus, plan.depth, plan.seed, plan.model)
 
+def with_card(
+    given:dict,    # options of a new run, by name
+)->dict:
+    "The same with the card that the GPUs here are like, where the tier wants one and none is named"
+    if given.get("tier") not in TIER_GPUS or given.get("card") or given.get("rehearse"):
+        return given
+    card = card_here(given["tier"], gpus_here())
+    return dict(given, card=card) if card else given
+
 def open_run(
     run:str=None,      # its name; default: from tier, corpus, depth and seed
     device:str=None,   # cpu, cuda or mps; default: the best that is here
@@ -1232,7 +1263,7 @@ def open_run(
     given = {name: value for name, value in given.items() if value is not None}
     plan = read_plan(run_dir(run)) if run else None
     if plan is None:
-        new = make_plan(world=world_size(), **given)
+        new = make_plan(world=world_size(), **with_card(given))
         run = run or default_name(new, given)
         plan = read_plan(run_dir(run))
     if plan is None:
@@ -1276,7 +1307,8 @@ def describe(
                      f"{times}: --num_iterations decides otherwise)")
     if "rl" in plan.stages:
         rl = plan.rl
-        lines.append(f"rl   {rl.steps:6} steps of {rl.prompts} questions x {rl.samples} answers")
+        cap = f", a token weighs {rl.ratio_cap:g} at most" if rl.ratio_cap else ""
+        lines.append(f"rl   {rl.steps:6} steps of {rl.prompts} questions x {rl.samples} answers{cap}")
     else:
         lines.append("here the road ends: nanoGPT knew one stage, pretraining; mid, sft, rl, chat and serve "
                      "need --model gpt")
@@ -2164,7 +2196,7 @@ def main(
     tier:str=None,              # smoke, laptop, gpu or full; default: laptop
     recipe:str=None,            # of gpu or full: 2025 or 2026; default: 2026
     gpus:int=None,              # of gpu or full; default: 1 for gpu, 8 for full
-    card:str=None,              # of gpu or full: h100, a100, a100-40, 4090, t4, 3070, mps; default: h100
+    card:str=None,              # h100, a100, a100-40, 4090, t4, 3070, mps; default: as the GPU here, or h100
     rehearse:bool=False,        # gpu or full in miniature
     seed:int=None,              # seed of world, weights and data order
     depth:int=None,             # layers; default: the tier's
@@ -2179,6 +2211,7 @@ def main(
     model:str=None,             # gpt (chapter 09) or baseline (07, only pretrained); default: gpt
     bf16_tables:bool=False,     # keep embedding tables in bfloat16 (chapter 12)
     checkpoint_blocks:bool=False,  # compute the inside of each block twice: less memory, a third more time
+    ratio_cap:float=None,       # of rl: truncated importance sampling, cut at this (21); default: none
     dry_run:bool=False,         # print the plan only
     as_json:bool=False,         # as one JSON object
     estimate:bool=False,        # of a run that is there: where it will run, and how long it will take
@@ -2199,7 +2232,7 @@ def main(
                  device_batch_size=device_batch_size, total_batch_size=total_batch_size,
                  num_iterations=num_iterations, save_every=save_every, dtype=dtype, compile=compile,
                  model=model, task_dir=task_dir, core=core, bf16_tables=bf16_tables or None,
-                 checkpoint_blocks=checkpoint_blocks or None)
+                 checkpoint_blocks=checkpoint_blocks or None, ratio_cap=ratio_cap)
     given = {name: value for name, value in given.items() if value is not None}
     on_gpus = dict(recipe=recipe, gpus=gpus, card=card, rehearse=rehearse or None)
     on_gpus = {name: value for name, value in on_gpus.items() if value is not None}
@@ -2214,8 +2247,11 @@ def main(
         return print(describe(open_run(run, **given, **on_gpus).plan))
     if kept:
         refuse_changes(run_dir(run), kept, given)
+    else:
+        on_gpus = {name: value for name, value in with_card(given|on_gpus).items() if name not in given}
     if tier in TIER_GPUS and not (kept or rehearse or preflight):
-        options = {name: value for name, value in given.items() if name != "tier"}
+        check_cap(ratio_cap)
+        options = {name: value for name, value in given.items() if name not in ("tier", "ratio_cap")}
         plan = scale = scale_asked(tier, options, on_gpus)
     else:
         plan = kept or make_plan(**given, **on_gpus)

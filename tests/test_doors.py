@@ -2,10 +2,11 @@
 
 import fcntl, json, os, re, shutil, signal, subprocess, sys, time
 from dataclasses import replace
+from types import SimpleNamespace
 import pytest
 import torch
 from conftest import ROOT, door, door_environment, environment, one_line, run_module
-from nanochat import scaling
+from nanochat import runs, scaling
 from nanochat.runs import newest_run, write_plan
 from nanochat.scaling import SMOKE, busy_cores, expected_minutes, make_plan
 
@@ -81,6 +82,7 @@ def test_help_names_every_door():
         (("clean",), "clean"),
         (("runs", "all"), "all"),
         (("--seed=",), "--seed"),
+        (("--ratio_cap", "0.5"), "--ratio_cap"),
         (("plan", "--depht", "4"), "--depht"),
     ],
 )
@@ -116,7 +118,7 @@ def test_what_runs_knows_by_heart_is_what_others_say():
     "The steps of the road, the corpora of the hub and the depth of each tier stand where torch is not needed"
     import re
     from nanochat.corpus import HUB
-    from nanochat.runs import CARD_NAMES, HUB_NAMES, RECIPE_NAMES, ROAD, TIER_DEPTH, TIER_GPUS
+    from nanochat.runs import CARD_MEMORY, CARD_NAMES, HUB_NAMES, RECIPE_NAMES, ROAD, TIER_DEPTH, TIER_GPUS
     from nanochat.scaling import CARDS, RECIPES, TIERS, plan_tier
 
     road = re.search(r"^road\(\) \{\n(.*?)^\}", (ROOT / "speedrun.sh").read_text(), re.M | re.S)[1]
@@ -128,6 +130,119 @@ def test_what_runs_knows_by_heart_is_what_others_say():
     for tier in TIER_GPUS:
         assert plan_tier(tier).depth == TIER_DEPTH[tier]
     assert (RECIPE_NAMES, CARD_NAMES) == (tuple(RECIPES), tuple(CARDS))
+    assert CARD_MEMORY == {name: card.memory for name, card in CARDS.items()}
+
+
+# --- the hardware decides what was left open ---
+
+H100, ADA, T4 = "NVIDIA H100 80GB HBM3, 81559", "NVIDIA GeForce RTX 4090, 24564", "Tesla T4, 15360"
+
+
+@pytest.fixture
+def machine(tmp_path):
+    "Environment variables that put a program named nvidia-smi first on the PATH"
+
+    def made(*cards, instead=""):
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        program = tmp_path / "bin" / "nvidia-smi"
+        lines = [f"echo 'GPU-{number}aa, {card}'" for number, card in enumerate(cards)]
+        program.write_text("\n".join(["#!/bin/sh", *(lines if not instead else [instead])]) + "\n")
+        program.chmod(0o755)
+        return dict(PATH=f"{program.parent}:{os.environ['PATH']}")
+
+    return made
+
+
+@pytest.fixture
+def decided(monkeypatch, capsys):
+    "What a door becomes where torch isn't loaded, and what it says"
+    for name in ("CUDA_VISIBLE_DEVICES", "NANOCHAT_DEVICE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def of(*words, **around):
+        without_torch = SimpleNamespace(modules={}, executable="python", stderr=sys.stderr)
+        became = []
+        with monkeypatch.context() as here:
+            here.setattr(runs, "sys", without_torch)
+            here.setattr(runs, "become", lambda command, **more: became.append(command[2:]))
+            for name, value in around.items():
+                here.setenv(name, value)
+            runs.open_door(words[0], list(words[1:]))
+        return became[0], capsys.readouterr().err
+
+    return of
+
+
+LEFT_OPEN = [
+    ((), {}, "", "", "no NVIDIA GPU found: tier laptop"),
+    ((ADA,), {}, "", "--tier gpu --card 4090", "1 x NVIDIA GeForce RTX 4090 with 24 GiB: tier gpu, planned"),
+    ((H100,) * 8, {}, "", "--tier full --card h100", "8 x NVIDIA H100 80GB HBM3 with 80 GiB: tier full"),
+    ((H100,) * 4, {}, "", "--tier gpu --card h100", "planned for 1 x h100"),
+    ((ADA,) * 8, {}, "", "--tier gpu --card 4090", "tier gpu"),
+    (("Quadro P400, 2048",), {}, "", "", "too small for a plan of its own: tier laptop"),
+    (("A slice, [N/A]",), {}, "", "", "no NVIDIA GPU found"),
+    ((H100, T4), dict(CUDA_VISIBLE_DEVICES="1"), "", "--tier gpu --card t4", "Tesla T4"),
+    ((H100, T4), dict(CUDA_VISIBLE_DEVICES="GPU-1"), "", "--tier gpu --card t4", "Tesla T4"),
+    ((H100, T4), dict(CUDA_VISIBLE_DEVICES="1,7,0"), "", "--tier gpu --card t4", "1 x Tesla T4"),
+    ((H100,), dict(CUDA_VISIBLE_DEVICES=""), "", "", "no NVIDIA GPU found"),
+    ((H100,), dict(NANOCHAT_DEVICE="cpu"), "", "", "NANOCHAT_DEVICE is cpu: tier laptop"),
+    ((ADA,), {}, "--tier gpu --seed 3", "--tier gpu --seed 3 --card 4090", "planned for 1 x 4090"),
+    ((ADA,), {}, "--tier gpu --card t4", "--tier gpu --card t4", ""),
+    ((ADA,), {}, "--card t4", "--tier gpu --card t4", "planned for 1 x t4"),
+    ((ADA,), {}, "--tier full", "--tier full", ""),
+    ((ADA,), {}, "--model baseline", "--model baseline", "tier laptop: none for GPUs takes --model"),
+    ((ADA,), {}, "--corpus tinystories", "--corpus tinystories", "tier laptop"),
+    ((ADA,), {}, "--tier smoke", "--tier smoke", ""),
+    ((ADA,), {}, "--tier full --rehearse", "--tier full --rehearse", ""),
+]
+
+
+@pytest.mark.parametrize("cards, more, given, options, said", LEFT_OPEN)
+def test_what_is_left_open_is_decided_by_the_gpus(decided, machine, base, cards, more, given, options, said):
+    words, lines = decided("plan", *given.split(), **machine(*cards), **more)
+    assert sorted(words) == sorted(f"nanochat.scaling --dry_run {options}".split())
+    assert said in lines and len(lines.splitlines()) == bool(said)
+    assert not base.exists()
+
+
+SILENT = (("exit 9", ""), ("echo No devices were found", ""), ("exec sleep 20", "no answer within 0.3 s"))
+
+
+@pytest.mark.parametrize("instead, said", SILENT)
+def test_a_driver_that_fails_or_is_silent_counts_as_none(decided, machine, monkeypatch, instead, said):
+    monkeypatch.setattr(runs, "SMI_SECONDS", 0.3)
+    words, lines = decided("plan", "--seed", "1", **machine(instead=instead))
+    assert words == ["nanochat.scaling", "--dry_run", "--seed", "1"]
+    assert said in lines and "no NVIDIA GPU found: tier laptop" in lines
+
+
+def test_a_run_that_is_there_is_not_decided_again(decided, machine, base):
+    "Its card is no part of its name, so that any machine can go on with it"
+    run_folder(base, "mine")
+    words, lines = decided("preflight", "--run", "mine", **machine(ADA))
+    assert "--tier" not in words and not lines
+    words, _ = decided("preflight", **machine(ADA))
+    assert "gpu-2026-s0" in words and "4090" in words
+
+
+def test_a_plan_is_made_for_the_gpu_that_was_found(machine, base):
+    "From outside: nvidia-smi is asked by a Python that has no torch"
+    done = door("plan", "--json", base=base, **machine("NVIDIA RTX A6000, 49140"))
+    plan = json.loads(done.stdout)
+    assert (plan["tier"], plan["card"], plan["gpus"]) == ("gpu", "a100-40", 1) and plan["fits"]
+    assert "RTX A6000 with 48 GiB: tier gpu, planned for 1 x a100-40" in done.stderr
+
+
+def test_where_torch_is_loaded_it_is_asked(base, monkeypatch):
+    "A module that is started by itself picks the card, too, and the name of its run stays without one"
+    card = SimpleNamespace(name="NVIDIA GeForce RTX 4090", total_memory=24564 << 20)
+    monkeypatch.delenv("NANOCHAT_DEVICE", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: card)
+    run = scaling.open_run(device="cpu", tier="gpu", depth=4)
+    assert (run.plan.card, run.folder.name) == ("4090", "gpu-2026-d4-s0")
+    assert scaling.with_card(dict(tier="gpu", card="t4"))["card"] == "t4"
+    assert "card" not in scaling.with_card(dict(tier="full"))
 
 
 PLAN = (

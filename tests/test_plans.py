@@ -354,3 +354,18 @@ def test_checkpoints_are_minutes_apart_and_in_every_stage(card):
         stage = plan.stage(name)
         assert 1 <= stage.save_every <= stage.steps
     assert plan.base.save_every < plan.base.steps / 8
+
+
+def test_a_cap_on_ratios_is_a_part_of_the_plan(base):
+    "Truncated importance sampling changes a run's numbers, so it is settled when the run is made"
+    opened = open_run("capped", "cpu", tier="smoke", ratio_cap=2)
+    assert read_plan(opened.folder).rl.ratio_cap == 2.0
+    assert "a token weighs 2 at most" in describe(opened.plan)
+    assert open_run("capped", "cpu").plan == opened.plan
+    with pytest.raises(UserError, match=r"ratio_cap 2.0, now 3.0"):
+        open_run("capped", "cpu", ratio_cap=3.0)
+    assert make_plan("full", ratio_cap=1.5, rehearse=True).rl.ratio_cap == 1.5
+    with pytest.raises(UserError, match="from 1"):
+        make_plan("smoke", ratio_cap=0.5)
+    with pytest.raises(UserError, match="only pretrained"):
+        make_plan("smoke", ratio_cap=2, model="baseline")
