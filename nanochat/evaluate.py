@@ -218,7 +218,7 @@ def row_bits(
 def bpb_error(
     bits_R2:np.ndarray,      # from `row_bits`
 )->tuple[float,float]:       # bits per byte, and their standard error
-    "One sum over another, and how far it may be from that of other rows like these"
+    "Bits per byte, and how far other rows like these might be from it"
     bits, n_bytes = bits_R2.T
     ratio, n = bits.sum()/n_bytes.sum(), len(bits)
     off = bits-ratio*n_bytes
@@ -461,7 +461,7 @@ class Item:
     answered:str
     expected:str
     right:bool
-    cut:bool = False       # was its beginning, or that of its examples, too long for the model?
+    cut:bool = False       # was it too long for the model to read whole?
 
 def dealt(
     items:list,
@@ -514,9 +514,9 @@ def sit_exam(
     rows:list,             # dicts in one of the three forms
     delimiter:str=" ",     # between context and continuation
     shots:int=0,           # solved rows before each, drawn from the others
-    n:int|None=None,       # so many rows are all there are, as in nanochat
+    n:int|None=None,       # use only so many rows, for questions and examples, as nanochat does
     twist:Callable|None=None,    # (rows, i) -> what is asked in place of row i
-    first:int|None=None,   # ask only the first of them
+    first:int|None=None,   # ask only so many of these
 )->list[Item]:
     "Sit an exam of rows in any of the three forms, on all processes of torchrun"
     rows = in_turn(rows, n)
@@ -638,7 +638,7 @@ def file_rows(
                     raise UserError(f"{path}, row {number}: not JSON ({e}): repair it, or fetch it "
                                     "again") from None
                 if not isinstance(row, dict):
-                    raise UserError(f"{path}, row {number}: no object with names, but {line.strip()[:40]}")
+                    raise UserError(f"{path}, row {number}: not a JSON object, but {line.strip()[:40]}")
                 yield row
 
 def _read_rows(folder, uri):
@@ -660,7 +660,7 @@ def _check_row(row, where):
     if not all(isinstance(text, str) for option in offered for text in option):
         raise UserError(f"{where}: contexts and continuations must be text")
     if type(gold) is not int or not 0 <= gold < len(offered):
-        raise UserError(f"{where}: gold is {gold!r}, and there are {len(offered)} options")
+        raise UserError(f"{where}: gold is {gold!r}, and it must be from 0 to {len(offered)-1}")
 
 def _odd_chance(rows, chance):
     "What guessing gets by the rows themselves, where that is not the chance level they were given; else None"
@@ -731,7 +731,7 @@ def core_lines(
     for name, mark in found["scores"].items():
         control, chance = found["controls"][name], tasks[name]["chance"]
         notes = []
-        if control["lo"] > chance:
+        if 0 < chance < control["lo"]:       # where there is nothing to guess, a common word may come true
             notes.append("its control is above guessing, too")
         if found["cut"][name]:
             notes.append(f"{found['cut'][name]} of {mark['n']} lost the beginning of their prompt")
@@ -762,7 +762,7 @@ def unpack_bundle(
             with zipfile.ZipFile(file) as packed:
                 packed.extractall(beside)       # which leaves no folder but this one
         except (zipfile.BadZipFile, EOFError, NotImplementedError) as e:
-            raise UserError(f"core: {file} is no whole zip file ({e}): remove it and run the same command "
+            raise UserError(f"core: {file} isn't a valid zip file ({e}): remove it and run the same command "
                             "again") from None
         found = sorted(Path(beside).rglob("core.yaml"))
         if not found:
@@ -820,7 +820,7 @@ def keep_items(
         kept = {k: v[:MOST_TEXT] if isinstance(v, str) else v for k, v in asdict(item).items()}
         return json.dumps(dict(task=task, **kept), ensure_ascii=False)+"\n"
     lines = [line(task, item) for task, of_task in items.items() for item in of_task]
-    # a lone half of a character has no place in UTF-8
+    # a lone surrogate, half of a character, can't be encoded in UTF-8
     atomic_write(Path(rdir)/"results"/f"items_{name}.jsonl", "".join(lines).encode(errors="backslashreplace"))
 
 def read_items(
@@ -834,7 +834,7 @@ def read_items(
             try:
                 found.setdefault(row.pop("task"), []).append(Item(**row))
             except (KeyError, TypeError):
-                raise UserError(f"{path}: a line is no question of an exam: remove the file, and score "
+                raise UserError(f"{path}: one line is not an exam question: remove the file, and score "
                                 "again") from None
     return found
 
@@ -913,7 +913,7 @@ def sit_core(
     began, tasks = time.perf_counter(), load_core(core_folder(where))
     model, tok, plan = load_stage(run, stage)
     if plan.model == "baseline":
-        raise UserError(f"run {run.folder.name!r} has the model of 2023, which this exam does not know: "
+        raise UserError(f"run {run.folder.name!r} has the model of 2023, which can't sit this exam: "
                         "name another run")
     found = evaluate_core(model, tok, tasks, n)
     if rank() == 0:

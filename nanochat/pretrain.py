@@ -420,7 +420,8 @@ def compared(
 )->dict:
     "All settings that a stage's losses depend on, but for the seed and how they are computed"
     said = asdict(plan)
-    for name in ("seed", "dtype", "compile", "card", "gpus", "eval_n", "val_tokens", "checkpoint_blocks"):
+    for name in ("seed", "dtype", "compile", "card", "gpus", "eval_n", "val_tokens", "checkpoint_blocks",
+                 "task_dir", "core"):        # the tasks of a stage are in its mixture
         said.pop(name)
     if not plan.bf16_tables:      # bands older than this switch keep their fingerprint
         said.pop("bf16_tables")

@@ -907,7 +907,7 @@ def own_core(
     return {f"eval_data/{name}.jsonl": rows for name, rows in zip(CORE_TASKS, (items, two, right))}
 
 def _fit_for_json(row, keys=None):
-    "A row without what JSON can't hold"
+    "Those fields of a row that its form has"
     return {key: value for key, value in row.items() if keys is None or key in keys}
 
 def write_sets():

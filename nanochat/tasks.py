@@ -828,7 +828,7 @@ class PublicSet(NamedTuple):
     "A set of questions that others have made, and where its rows lie"
     hub:str            # repository on huggingface.co
     config:str|None    # part of it
-    train:tuple        # its split there, then files in a folder: the first that is there counts
+    train:tuple        # its split on the hub, then names of files in a folder: the first that exists is read
     test:tuple         # the same for what is asked in the exam
     source:str         # who made it, and under which licence
 
@@ -881,9 +881,9 @@ def public_rows(
     repo, config = PUBLIC[name].hub, PUBLIC[name].config
     try:
         return load_dataset(repo, config, split=on_hub), f"{repo} {config or ''} {on_hub}".replace("  ", " ")
-    except Exception as e:                      # it has some thirty kinds, of several libraries
+    except Exception as e:                      # `datasets` raises some thirty kinds, from several libraries
         why = (str(e).splitlines() or [type(e).__name__])[0][:160]
-        raise UserError(f"{name}: {repo} can't be loaded from the hub ({why}): look to the network, or give "
+        raise UserError(f"{name}: {repo} can't be loaded from the hub ({why}): check the network, or give "
                         "--task_dir DIR with the sets as files") from None
 
 # %% ../nbs/19_tasks.ipynb #0a92ebd9
@@ -918,7 +918,7 @@ class PublicTask(Task):
             return self.item(row)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as e:
             raise UserError(f"{self.name}, row {i+1} of {self.sources[split]}: it can't be understood "
-                            f"({type(e).__name__}: {e}); it has {', '.join(map(str, row))}") from None
+                            f"({type(e).__name__}: {e}); its fields are {', '.join(map(str, row))}") from None
 
     def train_item(self, rng:Random)->dict:
         "A question to learn from, or to practise on"
@@ -972,7 +972,7 @@ FINAL = re.compile(rf"####\s*\$?\s*([-+]?(?:{WHOLE}(?:\.\d+)?|\.\d+))\s*[.%]?\s*
 def hash_number(
     text:str,      # an answer
 )->Decimal|None:
-    "The number behind the only four hash marks, at the end of the text; None where there is none such"
+    "The number after the only `####`, at the end of the text; None where there is none"
     found = FINAL.search(text) if text.count("####") == 1 and len(text) < 100_000 else None
     return Decimal(found[1].replace(",", "")) if found and len(found[1]) < 40 else None
 
@@ -1024,7 +1024,7 @@ class HumanEval(PublicTask):
 def is_conversation(
     messages:list,      # from a file
 )->bool:
-    "Is it a conversation: perhaps a system's word, then user and assistant by turns, all of it text?"
+    "Is it a conversation: perhaps a system message, then user and assistant in turn, all of it text?"
     if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
         return False
     roles = [m.get("role") for m in messages]
@@ -1045,7 +1045,7 @@ class SmolTalk(PublicTask):
             if it := self.train_item(rng):
                 return [dict(role=m["role"], content=m["content"]) for m in it["talk"]]
         raise UserError(f"smoltalk: hardly any row of {self.sources['train']} is a conversation: "
-                        "user and assistant must speak by turns, the assistant last")
+                        "user and assistant must take turns, the assistant last")
 
 # %% ../nbs/19_tasks.ipynb #cc5c2da7
 PUBLIC_KINDS = dict(arc_easy=Letters, arc_challenge=Letters, mmlu=Letters, gsm8k=GSM8K, humaneval=HumanEval,
@@ -1203,7 +1203,7 @@ def noted(
 SCORED = ("mc_easy", "mc_hard", "word_problems", "code", "spelling", "identity", "talk")      # World's
 BY_LETTER = ("arc_easy", "arc_challenge", "mmlu")
 PUBLIC_SCORED = (*BY_LETTER, "gsm8k", "humaneval", "spelling", "identity")
-MADE_HERE, MADE_AT_MOST = ("spelling", "identity"), 300       # of the last two, questions enough
+MADE_HERE, MADE_AT_MOST = ("spelling", "identity"), 300       # 300 of these are enough
 
 def exam_names(
     plan:Plan,
