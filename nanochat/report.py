@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'BPB', 'ROAD_ROWS', 'MOVES', 'PUBLIC_MOVES', 'COLORS', 'GREY', 'PRINTED', 'Metric', 'metric', 'Results',
-           'is_step', 'read_log', 'gather', 'table', 'clock', 'short', 'cell', 'in_order', 'score_table', 'road_table',
-           'moved', 'pair_verdict', 'base_rows', 'move_rows', 'bpb_table', 'bpb_notes', 'cost_row', 'cost_table',
-           'pace_table', 'by_question', 'in_turn', 'answer_lines', 'sample_answers', 'new_figure', 'smooth',
-           'draw_curve', 'loss_figure', 'score_figure', 'bpb_figure', 'exams_of', 'missing', 'walls', 'made_by', 'once',
-           'provenance_lines', 'headline', 'bullets', 'centered_scores', 'sections', 'page', 'write_report', 'main']
+           'is_step', 'read_log', 'items_or_none', 'gather', 'table', 'clock', 'short', 'cell', 'in_order',
+           'score_table', 'road_table', 'moved', 'pair_verdict', 'base_rows', 'move_rows', 'bpb_table', 'bpb_notes',
+           'cost_row', 'cost_table', 'pace_table', 'by_question', 'in_turn', 'answer_lines', 'sample_answers',
+           'new_figure', 'smooth', 'draw_curve', 'loss_figure', 'score_figure', 'bpb_figure', 'exams_of', 'missing',
+           'walls', 'made_by', 'once', 'provenance_lines', 'headline', 'bullets', 'centered_scores', 'sections', 'page',
+           'write_report', 'main']
 
 # %% ../nbs/23_report.ipynb #b5115595
 import errno
@@ -90,6 +91,17 @@ def read_log(
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     return [entry for entry in map(log_entry, lines) if is_step(entry)]
 
+def items_or_none(
+    rdir:Path,          # a run's folder
+    stage:str,
+)->dict:
+    "The questions of an exam; where their file is damaged the report does without them"
+    try:
+        return read_items(rdir, stage)
+    except UserError as e:
+        print0(f"warning: {e}")
+        return {}
+
 def gather(
     rdir:str|Path,      # a run's folder
 )->Results:
@@ -105,7 +117,7 @@ def gather(
         stages={stage: took for stage, took in stages.items() if took},
         tasks={stage: exam for stage, exam in tasks.items() if exam},
         tokenizer=read_result(rdir, "tokenizer") or {}, log=read_log(rdir/"log.jsonl"),
-        items={stage: read_items(rdir, stage) for stage in STAGES},
+        items={stage: items_or_none(rdir, stage) for stage in STAGES},
         measured={stage: read_result(rdir, f"evaluate_{stage}") or {} for stage in ("base", "mid")})
 
 # %% ../nbs/23_report.ipynb #3cd69d09
@@ -194,9 +206,13 @@ def road_table(
         for stage in STAGES:
             mark = scores.get(stage, {}).get(name)
             marks.append(f"{mark['score']:.4f}".replace("-", "−") if mark else "–")
-            exam = tasks.get(stage, {}).get("scores", {}).get(name, {})
-            if exam.get("missing"):
-                title += f", {exam['tasks']} of {exam['tasks']+len(exam['missing'])} tasks"
+            exam = tasks.get(stage, {})
+            note = exam.get("scores", {}).get(name, {}).get("part", "")
+            source = exam.get("sources", {}).get(name, "test")
+            if "test" not in source.lower() and "HumanEval" not in source:
+                note = f"from {source}"              # asked of other rows than everybody's
+            if note and note not in title:
+                title += f", {note}"
         rows.append([title, *marks])
     return table(["", *(stage.upper() for stage in STAGES)], rows) if rows else ""
 
@@ -217,9 +233,12 @@ def pair_verdict(
 )->str:
     "What a comparison question by question says"
     ends = (100*pair[end] for end in ("difference", "lo", "hi"))
-    points = "{:+.0f} points ({:+.0f} to {:+.0f})".format(*ends)
+    points = "{:+.1f} points ({:+.1f} to {:+.1f})".format(*ends)
     counts = f"{pair['gained']} gained, {pair['lost']} lost"
-    said = "moved" if pair["lo"] > 0 else "fell" if pair["hi"] < 0 else "not moved by more than chance"
+    sure = pair["p"] < .05
+    said = "not by more than chance"
+    if sure and (pair["lo"] > 0 or pair["hi"] < 0):
+        said = "moved" if pair["lo"] > 0 else "fell"
     return f"{said}: {points}, {counts}".replace("-", "−")
 
 def base_rows(
@@ -277,8 +296,8 @@ def bpb_notes(
         if error := found.get("error", {}).get(stage):
             notes.append(f"{stage} ± {error:.3f} (standard error, {found['val_tokens']:,} tokens)")
         if cropped := found.get("cropped"):
-            notes.append(f"{cropped['bpb']:.3f} ± {cropped['error']:.3f} where rows are cropped as nanochat "
-                         "crops them")
+            error = f" ± {cropped['error']:.3f}" if cropped["error"] else ""
+            notes.append(f"{cropped['bpb']:.3f}{error} where rows are cropped as nanochat crops them")
     return f"\n{'; '.join(notes)}.\n" if notes else ""
 
 # %% ../nbs/23_report.ipynb #9811b06d

@@ -17,10 +17,11 @@ __all__ = ['STOPPED', 'TIER_DEPTH', 'TIER_GPUS', 'MODELS', 'STAGES', 'LEAST', 'M
            'check_names', 'check_run', 'road_of', 'refuse_stage', 'proven', 'tokenizer_fault', 'checkpoint_mark',
            'is_scored', 'result_fault', 'step_is_done', 'how_far', 'who_has', 'mend', 'remove_run', 'forget', 'stamp',
            'free_bytes', 'free_space', 'Misuse', 'Parser', 'whole_number', 'size', 'amount', 'from_one', 'one_of',
-           'words', 'corpus_name', 'question_folder', 'read_options', 'as_options', 'become', 'module',
-           'hold_for_shell', 'start_hub', 'rehearse', 'refuse_mixture', 'asked_name', 'GPU', 'visible', 'ask_nvidia',
-           'gpus_here', 'has_room', 'card_for', 'tier_for', 'card_here', 'for_a_laptop', 'in_words', 'by_hardware',
-           'fitted', 'within_limits', 'start', 'look_ahead', 'launch', 'bytes_in', 'show_runs', 'open_door', 'main']
+           'words', 'corpus_name', 'found_questions', 'question_folder', 'read_options', 'as_options', 'become',
+           'module', 'hold_for_shell', 'start_hub', 'rehearse', 'refuse_mixture', 'asked_name', 'GPU', 'visible',
+           'ask_nvidia', 'gpus_here', 'has_room', 'card_for', 'tier_for', 'card_here', 'for_a_laptop', 'in_words',
+           'by_hardware', 'fitted', 'within_limits', 'start', 'look_ahead', 'launch', 'bytes_in', 'show_runs',
+           'open_door', 'main']
 
 # %% ../nbs/A1_runs.ipynb #c796df71
 import argparse
@@ -746,7 +747,8 @@ def same_setting(
         return new == old              # 2 is 2.0
     return str(old) == str(new)
 
-SHRUNK = ("depth", "seq_len", "vocab_size", "compile", "dtype")      # options that a rehearsal makes its own
+# options that a rehearsal makes its own
+SHRUNK = ("depth", "seq_len", "vocab_size", "compile", "dtype", "task_dir", "core")
 
 def refuse_changes(
     rdir:Path,       # the run's folder
@@ -777,8 +779,7 @@ def _n_params(rdir):
 def _short(scores):
     "Of each score, what the summary keeps"
     def part(mark):       # CORE, where tasks of it are missing
-        lost = mark.get("missing")
-        return dict(part=f"{mark['tasks']} of {mark['tasks']+len(lost)} tasks") if lost else {}
+        return dict(part=mark["part"]) if mark.get("part") else {}
     return {metric: {k: v[k] for k in ("score", "n", "lo", "hi")} | part(v) for metric, v in scores.items()}
 
 # %% ../nbs/A1_runs.ipynb #8ac44d4c
@@ -1343,7 +1344,7 @@ HELP = """bash speedrun.sh [options]       set up, then train, score and report;
            fineweb-edu|climbmix|tinystories   shards fetched from the hub as they are needed
   --task_dir world|hub|DIR         what midtraining, fine-tuning, RL and the exams ask: the world's tasks, or
                                    ARC, MMLU, GSM8K, HumanEval, SmolTalk from the hub or from a folder
-  --core hub|DIR                   let the base model sit CORE: its bundle, fetched or unpacked in a folder
+  --core none|hub|DIR              let the base model sit CORE: its bundle, fetched or unpacked in a folder
   --model gpt|baseline             chapter 09's model, or 07's of 2023, which is pretrained and scored
   --depth N   --seed N   --run NAME   --vocab_size N   --seq_len N
   --dtype auto|float32|bfloat16|float16   --compile auto|on|off     auto: measured on this machine
@@ -1446,23 +1447,30 @@ def corpus_name(text:str)->str:
     return str(folder.resolve())
 
 # %% ../nbs/A1_runs.ipynb #c56adfc5
+def found_questions(
+    what:str,          # the option
+    text:str,          # its value: a folder
+    needs:str="",      # a file, or the pattern of some, of which one must lie in it
+    *names:str,        # that could be given instead
+)->str:
+    "The full path of a folder of questions, if it is one"
+    folder = Path(os.environ.get("NANOCHAT_CALLER", "."), words(text))
+    if not folder.is_dir():
+        fault = "a file, and it must be a folder" if folder.exists() else "no such folder"
+        raise UserError(f"{what} {text!r}: {fault}; give {', '.join(names)}, or a folder")
+    if needs and not any(folder.glob(needs)):
+        raise UserError(f"{what} {text!r}: there is no {needs} in it; give {', '.join(names)}, or another "
+                        "folder")
+    return str(folder.resolve())
+
 def question_folder(
     what:str,          # the option
     *names:str,        # that mean no folder
-    needs:str="",      # a file that must lie in it
+    needs:str="",      # a file, or the pattern of some, of which one must lie in a folder
 ):
     "A kind of option: one of some names, or a folder, by its full path"
     def kind(text):
-        if text in names:
-            return text
-        folder = Path(os.environ.get("NANOCHAT_CALLER", "."), words(text))
-        if not folder.is_dir():
-            fault = "a file, and it must be a folder" if folder.exists() else "no such folder"
-            raise UserError(f"{what} {text!r}: {fault}; give {', '.join(names)}, or a folder")
-        if needs and not (folder/needs).is_file():
-            raise UserError(f"{what} {text!r}: there is no {needs} in it; give the folder of an unpacked "
-                            "bundle")
-        return str(folder.resolve())
+        return text if text in names else found_questions(what, text, needs, *names)
     return kind
 
 # What a plan for GPUs can be made of; chapter 13 knows them
@@ -1475,8 +1483,8 @@ ON_GPUS = dict(recipe=one_of("recipe", *RECIPE_NAMES), gpus=size, card=one_of("c
                rehearse=bool)
 LIMITS = dict(max_hours=amount, max_dollars=amount, slices=bool)      # of a start, no settings of its run
 OPTIONS = dict(tier=one_of("tier", *TIER_DEPTH), corpus=corpus_name, model=one_of("model", *MODELS),
-               task_dir=question_folder("task_dir", "world", "hub"),
-               core=question_folder("core", "hub", needs="core.yaml"),
+               task_dir=question_folder("task_dir", "world", "hub", needs="gsm8k/train*"),
+               core=question_folder("core", "none", "hub", needs="core.yaml"),
                depth=size, run=words, seed=whole_number, dtype=one_of("dtype", *DTYPES),
                compile=one_of("compile", *COMPILE),
                vocab_size=size, seq_len=size, ratio_cap=from_one, **ON_GPUS, **LIMITS)

@@ -60,10 +60,11 @@ from .gpt import GPT, GPTConfig, MODERN, flops_per_token, has_ve, layer_window
 from .optim import TABLES
 from .precision import checkpoint_blocks, saved_bytes
 from .runs import (COMPILE, DTYPES, MODELS, TIER_DEPTH, TIER_GPUS, BaseStage, ChatStage, Plan,
-                           RLStage, UserError, atomic_write, base_dir, bytes_in, card_here, checkpoints,
-                           free_bytes, free_space, gpus_here, is_scored, launched, list_runs, module, print0,
-                           rank, read_plan, read_result, recipe_run_name, refuse_changes, road_of, run_dir,
-                           run_name, step_is_done, world_size, write_plan)
+                           RLStage, UserError, atomic_write, base_dir, bytes_in, card_here,
+                           checkpoints, found_questions, free_bytes, free_space, gpus_here, is_scored,
+                           launched, list_runs, module, print0, rank, read_plan, read_result,
+                           recipe_run_name, refuse_changes, road_of, run_dir, run_name, step_is_done,
+                           world_size, write_plan)
 from .runtime import Run, end_dist, friendly, init_dist, matmul_flops, pick_device, pick_dtype
 from .tokenizer import SPECIAL_TOKENS, Tokenizer
 from .world import World, compute
@@ -1083,7 +1084,7 @@ def make_plan(
     world:int=1,          # processes that are to share the work
     model:str="gpt",      # or baseline
     task_dir:str=None,    # world, hub, or a folder of public tasks; default: world, or hub for gpu and full
-    core:str=None,        # hub, or the folder of CORE's bundle; default: none, or hub for gpu and full
+    core:str=None,        # none, hub, or the folder of CORE's bundle; default: none, or hub for gpu and full
     bf16_tables:bool=False,        # keep embedding tables in bfloat16; like the next: chapter 12, gpt only
     checkpoint_blocks:bool=False,  # compute the inside of each block twice, and don't keep it
     recipe:str=None,      # of gpu or full, like the next three
@@ -1103,6 +1104,10 @@ def make_plan(
     if model not in MODELS:
         raise UserError(f"model {model!r}: use {' or '.join(MODELS)}")
     over = {name: value for name, value in over.items() if value is not None}
+    if task_dir not in (None, "world", "hub"):
+        task_dir = found_questions("task_dir", task_dir, "gsm8k/train*", "world", "hub")
+    if core not in (None, "none", "hub"):
+        core = found_questions("core", core, "core.yaml", "none", "hub")
     saving = dict(bf16_tables=bf16_tables, checkpoint_blocks=checkpoint_blocks)
     if model != "gpt" and any(saving.values()):
         raise UserError("--bf16_tables and --checkpoint_blocks are switches of --model gpt: leave them out")
@@ -1116,7 +1121,7 @@ def make_plan(
         plan = with_cap(recipe_plan(scale, corpus, seed, compile), ratio_cap)
         if task_dir != "world":
             plan = replace(on_public_tasks(plan, task_dir or "hub"), eval_n=ALL_QUESTIONS)
-        plan = replace(plan, core=core or "hub")
+        plan = replace(plan, core="" if core == "none" else core or "hub")
         plan = with_own_sets(shrink(plan)) if rehearse else plan
         check_shares(plan, world)
         return plan
@@ -1135,7 +1140,7 @@ def make_plan(
         plan = as_baseline(plan)
     if task_dir not in (None, "world"):
         plan = on_public_tasks(plan, task_dir)
-    plan = replace(plan, core=core or "")
+    plan = replace(plan, core="" if core == "none" else core or "")
     plan = with_cap(plan, ratio_cap)
     check_shares(plan, world)
     return plan
@@ -1825,7 +1830,13 @@ def hub_check(
 )->Check:
     "Can the shards that are still missing be fetched?"
     if plan.corpus not in HUB:
-        return Check("hub", OK, "not needed: the text is here")
+        if "hub" not in (plan.task_dir, plan.core):
+            return Check("hub", OK, "not needed: text and questions are here")
+        why = no_answer(f"{hub_address()}/api/datasets/openai/gsm8k")
+        if why:
+            return Check("hub", TO_DO, f"{hub_address()} does not answer ({why}), and questions come from "
+                         "there: see to the network, or give --task_dir and --core")
+        return Check("hub", OK, f"{hub_address()} answers: the questions come from there")
     wanted, missing, corpus = shards_wanted(plan), shards_missing(plan, rdir), HUB[plan.corpus]
     try:
         address = hub_address()
@@ -2192,7 +2203,7 @@ def main(
     run:str=None,               # name of the run; default: <tier>-<corpus>-d<depth>-s<seed>
     corpus:str=None,            # world, fineweb-edu, climbmix, tinystories, a folder of text; default: world
     task_dir:str=None,          # world, hub, or a folder of public tasks; default: world, for GPUs hub
-    core:str=None,              # hub, or the folder of CORE's bundle; default: none, for GPUs hub
+    core:str=None,              # none, hub, or the folder of CORE's bundle; default: none, for GPUs hub
     tier:str=None,              # smoke, laptop, gpu or full; default: laptop
     recipe:str=None,            # of gpu or full: 2025 or 2026; default: 2026
     gpus:int=None,              # of gpu or full; default: 1 for gpu, 8 for full

@@ -48,7 +48,8 @@ def mixture(
                         f"there are {', '.join(tasks)}")
     parts = [(tasks[name], share) for name, share in mix.items() if share]
     empty = [task.name for task, _ in parts if isinstance(task, PublicTask) and not len(task.rows("train"))]
-    if len(empty) == len(parts):
+    public = [task.name for task, _ in parts if isinstance(task, PublicTask)]
+    if public and empty == public:
         raise UserError(f"{stage}: there is nothing to learn from in {plan.task_dir}: none of "
                         f"{', '.join(empty)} lies there; give another --task_dir")
     if empty:

@@ -12,13 +12,14 @@ __all__ = ['LETTERS', 'CHANGED', 'BOLD', 'TAKEN_BACK', 'GOES_ON', 'END', 'SHORT_
            'is_examined', 'identity_ways', 'who_are_you', 'identity_questions', 'as_regex', 'one_or_more', 'pieces',
            'clause_patterns', 'plain', 'longest_clause', 'facts_said', 'agrees', 'Identity', 'talk_tables',
            'tale_subjects', 'tale_plots', 'tale_slots', 'tell_tale', 'follows', 'is_tale', 'Talk', 'Dialogues',
-           'Documents', 'Passages', 'world_tasks', 'PublicSet', 'set_files', 'public_rows', 'PublicTask', 'Letters',
-           'hash_number', 'solution_parts', 'GSM8K', 'HumanEval', 'is_conversation', 'SmolTalk', 'run_tasks', 'Mixture',
-           'row_text', 'answers', 'by_likelihood', 'by_speech', 'core_exam', 'task_exam', 'noted', 'exam_names', 'Exam',
-           'public_core', 'chat_core', 'means', 'evaluate_tasks', 'keep_scores', 'score_line', 'main']
+           'Documents', 'Passages', 'world_tasks', 'PublicSet', 'set_files', 'public_rows', 'PublicTask', 'text_of',
+           'Letters', 'hash_number', 'solution_parts', 'GSM8K', 'HumanEval', 'is_conversation', 'SmolTalk', 'run_tasks',
+           'Mixture', 'row_text', 'answers', 'by_likelihood', 'by_speech', 'core_exam', 'task_exam', 'noted',
+           'exam_names', 'Exam', 'public_core', 'chat_core', 'means', 'evaluate_tasks', 'keep_scores', 'score_line',
+           'main']
 
 # %% ../nbs/19_tasks.ipynb #d0b66ee1
-import random, re, time, tomllib
+import ast, random, re, time, tomllib
 from bisect import bisect_right
 from collections import namedtuple
 from collections.abc import Iterator, Sequence
@@ -41,10 +42,10 @@ from .evaluate import (Item, core_folder, core_score, dealt, evaluate_core, file
                                keep_items, load_core, load_stage, mean_interval, n_positions, pick_options,
                                score)
 from .gpt import GPT
-from .runs import (Plan, UserError, checkpoint_mark, is_scored, newest_run, print0, rank, read_result,
-                           save_result, update_summary)
-from .runtime import find_run, friendly, peak_rss_mb
-from .scaling import all_params, model_config
+from .runs import (TIER_GPUS, Plan, UserError, checkpoint_mark, is_scored, newest_run, print0,
+                           rank, read_result, save_result, update_summary)
+from .runtime import agreed, find_run, friendly, peak_rss_mb
+from .scaling import ALL_QUESTIONS, all_params, model_config
 from .tokenizer import Tokenizer
 from .tools import calculate, isolation, judge_check, judge_code, read_tests
 from .world import Fact, World, alternatives, an, cap, choice_lines, is_test, number, one, own_tables
@@ -858,9 +859,18 @@ def set_files(
     found = [path for path in sorted(Path(folder).glob(name if "*" in name else name+"*"))
              if ROWS.search(path.name) and path.is_file()]
     if "*" in name:
-        return [path for path in found if not re.search("dev|val|test", path.name)]
-    of_name = re.compile(re.escape(Path(name).name) + r"(?:-\d+-of-\d+)?")
-    return [path for path in found if of_name.fullmatch(ROWS.sub("", path.name))]
+        kept_for_testing = re.compile(r"(?:^|[_.-])(?:dev|val|valid|validation|test)(?:[_.-]|$)")
+        return [path for path in found if not kept_for_testing.search(path.name)]
+    of_name = re.compile(re.escape(Path(name).name) + r"(?:-(\d+)-of-(\d+))?")
+    matches = [(path, of_name.fullmatch(ROWS.sub("", path.name))) for path in found]
+    whole = [path for path, match in matches if match and not match[1]]
+    parts = [(path, int(match[2])) for path, match in matches if match and match[1]]
+    if len(whole) > 1:
+        raise UserError(f"{whole[0]} and {whole[1].name}: which of them is meant? Take one out")
+    if not whole and len({n for _, n in parts}) > 1 or parts and not whole and len(parts) != parts[0][1]:
+        raise UserError(f"{parts[0][0].parent}: {len(parts)} parts of {parts[0][1]} are there of {name}: "
+                        "fetch the others, or take these out")
+    return whole or [path for path, _ in parts]
 
 def public_rows(
     name:str,         # in PUBLIC
@@ -916,7 +926,7 @@ class PublicTask(Task):
         row = self.rows(split)[i]
         try:
             return self.item(row)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as e:
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, SyntaxError) as e:
             raise UserError(f"{self.name}, row {i+1} of {self.sources[split]}: it can't be understood "
                             f"({type(e).__name__}: {e}); its fields are {', '.join(map(str, row))}") from None
 
@@ -937,6 +947,12 @@ class PublicTask(Task):
 # %% ../nbs/19_tasks.ipynb #5f2b6f30
 MORE_LETTERS = "ABCDEFGH"      # ARC has questions with three choices and with five
 
+def text_of(value)->str:
+    "A text of a row; anything else would be asked as `None` or `['c']`"
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40} is no text")
+    return value
+
 class Letters(PublicTask):
     "ARC and MMLU: the likeliest letter counts"
     max_tokens = 8
@@ -948,10 +964,11 @@ class Letters(PublicTask):
         if isinstance(choices, dict):                # ARC on the hub: texts, and labels A to E or 1 to 5
             gold = [str(label) for label in choices["label"]].index(str(row["answerKey"]))
             choices = choices["text"]
-        choices, gold = [str(choice) for choice in choices], int(gold)
-        if not 2 <= len(choices) <= len(MORE_LETTERS) or not 0 <= gold < len(choices):
-            raise ValueError(f"answer {gold} of {len(choices)} choices")
-        return dict(question=self.stem(str(row["question"]), choices), gold=gold,
+        choices = [text_of(choice) for choice in choices]
+        n = len(choices)
+        if type(gold) is not int or not 2 <= n <= len(MORE_LETTERS) or not 0 <= gold < n:
+            raise ValueError(f"answer {gold!r} of {len(choices)} choices")
+        return dict(question=self.stem(text_of(row["question"]), choices), gold=gold,
                     options=list(MORE_LETTERS[:len(choices)]), choices=choices)
 
     def stem(self, question:str, choices:list)->str:
@@ -967,14 +984,17 @@ class Letters(PublicTask):
 # %% ../nbs/19_tasks.ipynb #30f53849
 CALL = re.compile(r"<<([^<>]*)>>")
 WHOLE = r"(?:\d{1,3}(?:,\d{3})+|\d+)"
-FINAL = re.compile(rf"####\s*\$?\s*([-+]?(?:{WHOLE}(?:\.\d+)?|\.\d+))\s*[.%]?\s*$", re.ASCII)
+FINAL = re.compile(rf"\$? ?([-+]?(?:{WHOLE}(?:\.\d+)?|\.\d+)) ?[.%]?", re.ASCII)
 
 def hash_number(
     text:str,      # an answer
 )->Decimal|None:
     "The number after the only `####`, at the end of the text; None where there is none"
-    found = FINAL.search(text) if text.count("####") == 1 and len(text) < 100_000 else None
-    return Decimal(found[1].replace(",", "")) if found and len(found[1]) < 40 else None
+    if text.count("####") != 1:
+        return None
+    last = text.partition("####")[2].strip()
+    found = FINAL.fullmatch(last) if len(last) < 40 else None
+    return Decimal(found[1].replace(",", "")) if found else None
 
 def solution_parts(
     solution:str,      # of GSM8K
@@ -994,10 +1014,11 @@ class GSM8K(PublicTask):
     max_tokens = 256
 
     def item(self, row:dict)->dict:
-        number = hash_number(row["answer"])
+        number = hash_number(text_of(row["answer"]))
         if number is None:
             raise ValueError("no number after ####")
-        return dict(question=row["question"], solution=row["answer"], number=number, answer=str(number))
+        question = text_of(row["question"])
+        return dict(question=question, solution=row["answer"], number=number, answer=str(number))
 
     def conversation(self, it:dict)->list:
         return [*said(it["question"], "")[:1], dict(role="assistant", content=solution_parts(it["solution"]))]
@@ -1008,18 +1029,23 @@ class GSM8K(PublicTask):
 # %% ../nbs/19_tasks.ipynb #9c3f8c7a
 class HumanEval(PublicTask):
     "Functions to be completed, scored by their makers' own checks"
-    max_tokens = 256
+    max_tokens = 512         # nanochat's limit; 29 of the reference programs have more than 256
 
     def item(self, row:dict)->dict:
-        name = row["entry_point"]
-        return dict(question=row["prompt"], prompt=row["prompt"], entry_point=name, task_id=row["task_id"],
-                    tests=f"{row['test']}\ncheck({name})\n", answer=row["canonical_solution"])
+        name, prompt = text_of(row["entry_point"]), text_of(row["prompt"])
+        ast.parse(text_of(row["test"]))
+        return dict(question=prompt, prompt=prompt, entry_point=name, task_id=row["task_id"],
+                    tests=f"{row['test']}\ncheck({name})\n", answer=text_of(row["canonical_solution"]))
 
     def train(self, rng:Random)->list:
         raise UserError("humaneval is asked and never taught: leave it out of the mixture")
 
     def right(self, it:dict, text:str)->bool:
-        return Code.right(self, it, text)
+        "The first fenced program of the answer, or all of it, behind the prompt's imports, as in nanochat"
+        fenced = re.search(r"```(?:python|py)?\n(.*?)```", text, re.DOTALL)
+        program = fenced[1] if fenced else text
+        imports = [line for line in it["prompt"].split("\n") if re.match(r"(?:import|from) ", line)]
+        return Code.right(self, it, "\n".join([*imports, program]))
 
 def is_conversation(
     messages:list,      # from a file
@@ -1230,12 +1256,18 @@ def public_core(
     tok:Tokenizer,
     where:str,       # hub, or the folder of a bundle
     n:int,           # questions of each task at most
-)->tuple[dict, dict]:      # the score, and {task: list of Item}
+)->tuple[dict|None, dict]: # the score (None where no task is there), and {task: list of Item}
     "CORE as one score: the mean of those tasks that are there, and which are missing"
-    found = evaluate_core(model, tok, load_core(core_folder(where)), n)
+    tasks = load_core(core_folder(where))
+    found = evaluate_core(model, tok, tasks, n)
     items = {f"core/{name}": of_task for name, of_task in found.pop("items").items()}
     asked = sum(mark["n"] for mark in found["scores"].values())
-    mark = dict(score=found["partial"] or 0., n=asked, lo=found["lo"] or 0., hi=found["hi"] or 0.)
+    if not asked:
+        return None, {}
+    part = f"{len(found['scores'])} of {len(tasks)} tasks" if found["missing"] else ""
+    if any(found["scores"][name]["n"] < len(tasks[name]["rows"]) for name in found["scores"]):
+        part += f"{', ' if part else ''}{n} questions of each at most"
+    mark = dict(score=found["partial"], n=asked, lo=found["lo"], hi=found["hi"], part=part)
     return mark | dict(missing=found["missing"], tasks=len(found["scores"]), centered=found["centered"],
                        of_tasks=found["scores"], controls=found["controls"],
                        too_long=sum(found["cut"].values())), items
@@ -1288,8 +1320,14 @@ def evaluate_tasks(
         engine = Engine(model, max_rows=max(1, min(n, 128)), max_len=longest)
     for name in names:
         if name == "dclm_core":
-            exam.scores[name], of_core = public_core(model, tok, plan.core, n)
-            exam.items.update(of_core)
+            # drawn from a few rows, examples are others than nanochat's: a run for GPUs asks them all
+            mark, of_core = public_core(model, tok, plan.core, ALL_QUESTIONS if plan.tier in TIER_GPUS
+                                        and not plan.rehearsal else n)
+            if mark is None:
+                print0(f"CORE: no task is there in {plan.core}, so it is left out")
+            else:
+                exam.scores[name] = mark
+                exam.items.update(of_core)
             continue
         at_most = min(n, MADE_AT_MOST) if plan.task_dir != "world" and name in MADE_HERE else n
         if name == "core":
@@ -1328,8 +1366,8 @@ def keep_scores(
         short[name] = {k: v[k] for k in ("score", "n", "lo", "hi")}
         if v.get("too_long"):
             short[name]["too_long"] = v["too_long"]
-        if v.get("missing"):             # a mean of some tasks must not look like that of all
-            short[name]["part"] = f"{v['tasks']} of {v['tasks']+len(v['missing'])} tasks"
+        if v.get("part"):                # a mean of some must not look like that of all
+            short[name]["part"] = v["part"]
     in_all = dict(evaluate=seconds_in_all)
     keep_items(rdir, stage, exam.items)
     update_summary(rdir, scores={stage: short}, seconds=in_all, peak_rss_mb=peak_rss_mb())
@@ -1362,7 +1400,7 @@ def main(
         raise UserError(f"stage {stage!r}: use base, mid, sft or rl")
     began = time.perf_counter()
     with find_run(run or newest_run(), device).at_work() as at_work:
-        if is_scored(at_work.folder, f"tasks_{stage}"):
+        if agreed(is_scored(at_work.folder, f"tasks_{stage}")):
             return print0(f"tasks {stage}: already there")
         model, tok, plan = load_stage(at_work, stage)
         exam = evaluate_tasks(model, tok, plan, stage=stage)

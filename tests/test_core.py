@@ -111,9 +111,15 @@ def reference(model, tok, rows, delimiter, shots, n):
 @pytest.mark.parametrize("name", CORE_TASKS)
 def test_every_verdict_is_that_of_one_question_at_a_time(model, tok, name, shots):
     rows = own_core(30)[f"eval_data/{name}.jsonl"]
+    if name == "lambada":  # every other row goes on as the model itself would
+        for row in rows[::2]:
+            ids = [tok.bos, *tok.encode(row["context"] + "\nAnswer:")]
+            said = model(torch.tensor([ids]))[0, -1].argmax().item()
+            row["continuation"] = tok.decode([said]).strip() or "so"
     theirs = reference(model, tok, rows, "\nAnswer: ", shots, 20)
     ours = sit_exam(model, tok, rows, "\nAnswer: ", shots, 20)
     assert [item.right for item in ours] == [right for right, _ in theirs]
+    assert name != "lambada" or shots or any(right for right, _ in theirs), "some must be right"
     assert not any(item.cut for item in ours) and [item.number for item in ours] == list(range(20))
 
 
@@ -185,6 +191,15 @@ def test_a_control_swaps_what_must_be_read_and_nothing_else():
             part = "continuation" if "context_options" in row else "query" if "choices" in row else "context"
             assert differ <= {part}, name
     assert swapped(rows[:1], 0) == rows[0], "a single question has nobody to swap with"
+    listed = [dict(query=f"What is {i}?\nA. x{i}\nB. y{i}", choices=["A", "B"], gold=0) for i in range(4)]
+    assert swapped(listed, 0)["query"] == "What is 2?\nA. x0\nB. y0", "what can be chosen stays"
+
+
+def test_the_form_of_a_row_is_told_by_its_fields(model, tok):
+    "A row of language modelling that happens to carry `gold` is not a choice of one"
+    rows = [dict(row, gold=0) for row in own_core(12)["eval_data/lambada.jsonl"]]
+    plain = own_core(12)["eval_data/lambada.jsonl"]
+    assert [i.right for i in sit_exam(model, tok, rows)] == [i.right for i in sit_exam(model, tok, plain)]
 
 
 def test_a_model_that_does_not_read_is_caught(tok):
@@ -200,7 +215,23 @@ def test_a_model_that_does_not_read_is_caught(tok):
         model.lm_head.weight[yes if nats[0] < nats[1] else no] *= 3
     tasks = dict(habit=dict(rows=rows, delimiter=" ", shots=0, chance=0.5, odd=None))
     found = evaluate_core(model, tok, tasks)
-    assert abs(found["scores"]["habit"]["score"] - found["controls"]["habit"]["score"]) < 0.2
+    score, control = found["scores"]["habit"], found["controls"]["habit"]
+    assert score["lo"] > 0.5 and control["lo"] > 0.5, "it never looked, and the control says so"
+
+
+def test_a_model_that_reads_falls(tok):
+    "A question whose right answer is what this very model likes best after it: swapped, it is lost"
+    model, rows = small(tok), []
+    for i in range(60):
+        query = f"Number {i * 37 % 101} of {i}"
+        ids = torch.tensor([[tok.bos, *tok.encode(query)]])
+        likely = [tok.decode([k]).strip() for k in model(ids)[0, -1].topk(60).indices.tolist()]
+        words = [word for word in dict.fromkeys(likely) if word.isalpha()]
+        if len(words) > 3:
+            rows.append(dict(query=query, choices=[words[0], words[-1]], gold=0))
+    asked = [item.right for item in sit_exam(model, tok, rows)]
+    control = [item.right for item in sit_exam(model, tok, rows, twist=swapped)]
+    assert len(rows) > 20 and sum(asked) > sum(control)
 
 
 # --- files ---
@@ -228,6 +259,13 @@ BROKEN = {
         '{"query": "Who?", "choices": ["a", "b"], "gold": true}\n',
         '{"query": "Who?", "choices": ["a", "b"], "gold": -1}\n',
         '{"something": "else"}\n',
+        '{"query": null, "choices": ["a", "b"], "gold": 0}\n',
+        '{"query": "Who?", "choices": null, "gold": 0}\n',
+        '{"query": "Who?", "choices": ["a"], "gold": 0}\n',
+        '{"choices": ["a", "b"], "gold": 0}\n',
+        '{"query": "Who?", "choices": ["a", "b"]}\n',
+        '{"context": null, "continuation": "a"}\n',
+        '{"query": "Who?", "choices": ["a", "b"], "gold": 0}\n{"context": "a", "continuation": "b"}\n',
         "\x00\n",
     ),
 }
@@ -264,6 +302,11 @@ def test_a_zip_leaves_its_folder_alone_or_makes_it_whole(bundle, tmp_path):
     with zipfile.ZipFile(packed, "w") as file:
         file.writestr("readme", "x")
     with pytest.raises(UserError, match="no core.yaml"):
+        unpack_bundle(packed, tmp_path / "other")
+    whole = bytearray(packed.read_bytes())
+    whole[45:60] = bytes(15)  # inside the compressed data, or the names
+    packed.write_bytes(whole)
+    with pytest.raises(UserError):
         unpack_bundle(packed, tmp_path / "other")
     assert not (tmp_path / "other").exists() and not list(tmp_path.glob(".*.part"))
 
@@ -304,6 +347,19 @@ def test_the_hub_bundle_is_fetched_once(bundle, tmp_path, monkeypatch):
 # --- bits per byte ---
 
 
+def test_rows_of_one_book_resemble_each_other():
+    "Twenty books of fifty rows: the error is that of twenty draws, not of a thousand"
+    errors, means = [], []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        levels = np.repeat(1 + 0.15 * rng.standard_normal(20), 50)
+        bits = np.stack((1000 * (levels + 0.05 * rng.standard_normal(1000)), np.full(1000, 1000.0)), 1)
+        ratio, error = bpb_error(bits)
+        means.append(ratio)
+        errors.append(error)
+    assert 0.6 < np.mean(errors) / np.std(means) < 1.4
+
+
 def test_bits_of_rows_and_their_error(model, tok):
     text = [doc for doc, _ in zip(World(0).documents("val"), range(60))]
     rows = cropped_rows(text, tok, 64, 4000, waiting=20)
@@ -312,8 +368,8 @@ def test_bits_of_rows_and_their_error(model, tok):
     assert ratio == pytest.approx(model_bpb(model, rows, tok, 64), rel=1e-5)
     rng = np.random.default_rng(0)
     draws = [bpb_error(bits[rng.integers(0, len(bits), len(bits))])[0] for _ in range(300)]
-    assert error == pytest.approx(np.std(draws), rel=0.2)
-    assert bpb_error(bits[:1])[1] >= 0 and len({len(row) for row in rows}) == 1
+    assert error == pytest.approx(np.std(draws), rel=0.4)
+    assert bpb_error(bits[:1])[1] is None and len({len(row) for row in rows}) == 1
 
 
 def test_a_packed_row_is_what_nanochat_would_pack(tok):

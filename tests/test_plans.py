@@ -325,7 +325,10 @@ def test_a_plan_for_another_card_is_refused_before_anything_is_made(base, monkey
     room = SimpleNamespace(name="NVIDIA GeForce RTX 4090", total_memory=24e9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: room)
     for given, words in (
-        (dict(tier="gpu", card="h100"), "for card h100 with 80 GB, and the GPU here has 24 GB: give --card, one of h100"),
+        (
+            dict(tier="gpu", card="h100"),
+            "for card h100 with 80 GB, and the GPU here has 24 GB: give --card, one of h100",
+        ),
         (dict(tier="full", card="4090", depth=4), "has 1 GPU: give --gpus 1, which trains the same model"),
         (dict(tier="gpu", card="3070", depth=24), "even with one row at once, too much for a 3070"),
     ):

@@ -11,14 +11,13 @@ import torch
 from conftest import Run, door, refused
 from nanochat.chat import render, signed
 from nanochat.runs import UserError, read_plan
-from nanochat.scaling import PUBLIC_MID, PUBLIC_SFT, RECIPES, make_plan, own_sets, write_sets
+from nanochat.scaling import PUBLIC_MID, PUBLIC_SFT, RECIPES, make_plan, open_run, own_sets, write_sets
 from nanochat.sft import mixture
 from nanochat.tasks import (
     CHAT_CORE,
     GSM8K,
     HumanEval,
     Letters,
-    MORE_LETTERS,
     PUBLIC,
     PUBLIC_KINDS,
     SmolTalk,
@@ -124,6 +123,7 @@ HOSTILE_ANSWERS = (
     "#### ١٤٥٠",
     "#### " + "1" * 200_000,
     "#### 1450" + "0" * 60,
+    "#### 1450 " + " " * 90_000 + "x",
     "",
 )
 
@@ -159,6 +159,32 @@ def test_humaneval_whole(shared):
     assert [it["task_id"] for it, (whole, bare) in zip(items, found) if not whole or bare] == []
 
 
+def test_a_program_is_found_as_nanochat_finds_it():
+    "Behind the imports of its prompt, in the first fence wherever it stands"
+    task = HumanEval("humaneval")
+    prompt = 'from typing import List\n\ndef first(xs: List[int]) -> int:\n    """The first"""\n'
+    test = "def check(candidate):\n    assert candidate([3, 4]) == 3\n"
+    it = task.item(
+        dict(
+            task_id="x",
+            prompt=prompt,
+            entry_point="first",
+            test=test,
+            canonical_solution="    return xs[0]\n",
+        )
+    )
+    bare = "def first(xs: List[int]) -> int:\n    return xs[0]\n"
+    for text in (
+        bare,
+        prompt + "    return xs[0]\n",
+        f"Here it is:\n```python\n{bare}```\nDone.",
+        f"```\n{bare}```",
+    ):
+        assert task.right(it, text), text
+    for text in ("", "first", f"```python\n{bare.replace('0', '1')}```", "```python\npass\n```\n" + bare):
+        assert not task.right(it, text), text
+
+
 # --- the hub's forms ---
 
 
@@ -180,6 +206,10 @@ def test_rows_as_the_hub_has_them():
         dict(of_mmlu, answer=None),
         dict(of_mmlu, choices=list("abcdefghi"), answer=0),
         dict(choices=["a", "b"], answer=0),
+        dict(of_mmlu, question=None),
+        dict(of_mmlu, choices=["a", None]),
+        dict(of_mmlu, choices=["a", ["b"]]),
+        dict(of_mmlu, answer=1.9),
         {},
     ):
         with pytest.raises((KeyError, ValueError, TypeError)):
@@ -228,12 +258,24 @@ def test_which_files_count(tmp_path):
     for name in [*names, "chat/x.jsonl.xz", "chat/x_dev.jsonl", "chat/notes.md"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("{}\n")
-    assert [p.name for p in set_files(tmp_path, "a/test")] == [
-        "test-00000-of-00002.parquet",
-        "test-00001-of-00002.parquet",
-        "test.jsonl",
-    ]
-    assert [p.name for p in set_files(tmp_path, "chat/*")] == ["x.jsonl.xz"]
+    assert [p.name for p in set_files(tmp_path, "a/test")] == ["test.jsonl"], "one form, not both"
+    (tmp_path / "a" / "test.jsonl").unlink()
+    assert [p.name for p in set_files(tmp_path, "a/test")] == names_of_parts(2)
+    (tmp_path / "a" / "test-00001-of-00002.parquet").unlink()
+    with pytest.raises(UserError, match="1 parts of 2"):
+        set_files(tmp_path, "a/test")
+    for name in ("test.jsonl", "test.jsonl.gz"):
+        (tmp_path / "a" / name).write_text("{}\n")
+    with pytest.raises(UserError, match="which of them"):
+        set_files(tmp_path, "a/test")
+    for name in ("devices", "latest_chats", "intervals", "contest"):
+        (tmp_path / "chat" / f"{name}.jsonl").write_text("{}\n")
+    found = {p.name for p in set_files(tmp_path, "chat/*")}
+    assert found == {"x.jsonl.xz", "devices.jsonl", "latest_chats.jsonl", "intervals.jsonl", "contest.jsonl"}
+
+
+def names_of_parts(n):
+    return [f"test-{k:05}-of-{n:05}.parquet" for k in range(n)]
 
 
 # --- bad rows ---
@@ -259,6 +301,12 @@ def bad(tmp_path, name, text, packed=False):
         (GSM8K, "gsm8k", "gsm8k/test.jsonl", '{"question": "?", "answer": "no marks"}\n'),
         (GSM8K, "gsm8k", "gsm8k/test.jsonl", '{"question": "?", "answer": null}\n'),
         (HumanEval, "humaneval", "humaneval/test.jsonl", '{"prompt": "def f(): pass"}\n'),
+        (
+            HumanEval,
+            "humaneval",
+            "humaneval/test.jsonl",
+            '{"prompt": "", "entry_point": "f", "task_id": "0", "canonical_solution": "", "test": "def ("}\n',
+        ),
     ],
 )
 def test_a_row_that_means_nothing_is_named(tmp_path, kind, name, file, text):
@@ -273,7 +321,7 @@ def test_a_file_that_is_cut_short_is_named(tmp_path):
         GSM8K("gsm8k", where).test(5)
     (tmp_path / "gsm8k" / "test.jsonl.gz").unlink()
     (tmp_path / "gsm8k" / "test.jsonl").write_text('["a list"]\n')
-    with pytest.raises(UserError, match="row 1: no object"):
+    with pytest.raises(UserError, match="row 1: not a JSON object"):
         GSM8K("gsm8k", where).test(5)
 
 
@@ -348,6 +396,17 @@ def test_what_each_stage_is_asked(own):
     assert exam_names(make_plan("smoke"), "base")[0] == "core"
     with pytest.raises(UserError, match="leave --task_dir"):
         make_plan("smoke", task_dir=own, model="baseline")
+    assert make_plan("full", core="none", task_dir="world").core == "" != make_plan("full").core
+    for given, why in ((dict(task_dir="typo"), "no such folder"), (dict(core=own), "no core.yaml"),
+                       (dict(task_dir=own + "/gsm8k"), "no gsm8k/train")):  # fmt: skip
+        with pytest.raises(UserError, match=why):
+            make_plan("full", **given)
+
+
+def test_a_rehearsal_asked_for_the_hub_goes_on(base):
+    given = dict(tier="full", rehearse=True, task_dir="hub", core="hub", compile="off")
+    run = open_run(**given)
+    assert open_run(**given).plan == run.plan and run.plan.task_dir.endswith("rehearsal_sets")
 
 
 def test_the_letter_is_chosen_by_likelihood(own, tok):
@@ -359,16 +418,12 @@ def test_the_letter_is_chosen_by_likelihood(own, tok):
     shape = dict(n_layer=1, n_embd=32, n_head=2, n_kv_head=2)
     model = GPT(GPTConfig(vocab_size=tok.vocab_size, seq_len=512, **shape)).eval()
     letter = tok.encode("C")[0]
-    with torch.no_grad():
-        z = model.hidden(torch.tensor([[tok.bos]]))[0, 0]
-        for i, other in enumerate(MORE_LETTERS):
-            model.lm_head.weight[tok.encode(other)[0]] = 0
-        model.lm_head.weight[letter] = 1e-3 * z
-    task = Letters("arc_challenge", own)
-    items, verdicts = task_exam(model, None, tok, task, 48)
-    picked = {v.text for v in verdicts}
-    assert len(picked) <= 2 and [v.right for v in verdicts] == [v.text == it["options"][it["gold"]]
-                                                               for v, it in zip(verdicts, items)]  # fmt: skip
+    with torch.no_grad():  # blocks that begin at zero add nothing: what is read is the last token alone
+        z = model.hidden(torch.tensor([[tok.bos, tok.special("<|assistant_start|>")]]))[0, -1]
+        model.lm_head.weight[letter] = z
+    items, verdicts = task_exam(model, None, tok, Letters("arc_challenge", own), 48)
+    assert {v.text for v in verdicts} == {"C"}
+    assert [v.right for v in verdicts] == [it["gold"] == 2 for it in items]
 
 
 # --- a whole run on files ---
