@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['PATIENCE', 'is_dist', 'param_groups', 'start_mean', 'start_gather', 'owned', 'is_sharded', 'largest_message',
-           'state_bytes', 'AdamWState', 'MuonAdamW', 'torchrun', 'step_messages', 'launch', 'main']
+           'state_bytes', 'StepNumbers', 'AdamWState', 'MuonAdamW', 'torchrun', 'step_messages', 'launch', 'main']
 
 # %% ../nbs/11_distributed.ipynb #b767e13b
 import ctypes, math, os, signal, socket, subprocess, sys, tempfile, time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from types import FunctionType, MethodType
 from typing import NamedTuple
 import torch, torch.distributed as dist
 from torch import Tensor
@@ -64,6 +65,10 @@ def param_groups(
     return groups
 
 # %% ../nbs/11_distributed.ipynb #d0e2c691
+def _newest(*names):
+    "The first of some functions of torch.distributed that this torch has"
+    return next(getattr(dist, name) for name in names if hasattr(dist, name))
+
 def start_mean(
     t:Tensor,     # of equal shape on every process; the first dimension is cut into equal chunks
     world:int,    # processes
@@ -72,7 +77,8 @@ def start_mean(
     if world == 1:
         return lambda: t
     mine = t.new_empty(len(t)//world, *t.shape[1:])
-    work = dist.reduce_scatter_tensor(mine, t.contiguous(), async_op=True)
+    reduce_scatter = _newest("reduce_scatter_single", "reduce_scatter_tensor")
+    work = reduce_scatter(mine, t.contiguous(), async_op=True)
     def wait():
         work.wait()
         return mine.div_(world)
@@ -83,7 +89,8 @@ def start_gather(
     mine:Tensor,  # this process's chunk
 ):                # call it to wait until `full` is filled
     "Start collecting everybody's chunk"
-    return dist.all_gather_into_tensor(full, mine.contiguous(), async_op=True).wait
+    all_gather = _newest("all_gather_single", "all_gather_into_tensor")
+    return all_gather(full, mine.contiguous(), async_op=True).wait
 
 # %% ../nbs/11_distributed.ipynb #d1c4ce05
 def owned(
@@ -133,6 +140,13 @@ def state_bytes(
     return [sum(_group_bytes(g, world, rank) for g in groups) for rank in range(world)]
 
 # %% ../nbs/11_distributed.ipynb #6bb9b909
+class StepNumbers(NamedTuple):
+    "What may differ from one step to the next, of one group; tensors of one number in a compiled step"
+    lr:float|Tensor
+    momentum:float|Tensor        # Muon's
+    weight_decay:float|Tensor
+    count:int|Tensor             # steps taken, this one included
+
 def _zeros(like, *shape):
     return torch.zeros(*shape, dtype=torch.float32, device=like.device)
 
@@ -180,31 +194,31 @@ class _MuonGroup:
         self.stack = torch.stack(grads + padding)
         self.wait_mean = start_mean(self.stack, self.world)
 
-    def step(self, t):
+    def step(self, numbers):
         "Step the owned matrices, and start sending them to everybody"
         group = self.group
         mine = [group["params"][i] for i in self.owned]
         grads = self.wait_mean()[:len(mine)]
         if mine:
-            self._step_own(mine, grads)
+            self._step_own(mine, grads, numbers)
         if self.world > 1:
             share = torch.zeros_like(self.stack[:self.per_process])
             if mine:
                 torch.stack(mine, out=share[:len(mine)])
             self.wait_gather = start_gather(self.stack, share)      # the stack held the gradients: used again
 
-    def _step_own(self, mine, grads):
+    def _step_own(self, mine, grads, numbers):
         "Chapter 10's three functions: state, update, weights"
         group, settings = self.group, self.group["settings"]
         mean_square = self.row_mean_square if self.column_mean_square is None else self.column_mean_square
-        advance([self.momentum_buffer], [grads], group["momentum"])
+        advance([self.momentum_buffer], [grads], numbers.momentum)
         update = muon_update(
-            grads, self.momentum_buffer, group["momentum"], settings.coefs, self.dtype or group["dtype"],
+            grads, self.momentum_buffer, numbers.momentum, settings.coefs, self.dtype or group["dtype"],
             safety=settings.safety, mean_square=mean_square, beta2=settings.beta2,
             equalize=settings.equalize, renormalize=settings.renormalize, gram=settings.gram)
         if mean_square is not None:
             mean_square.copy_(update.mean_square)
-        apply_update(mine, update, group["lr"], group["weight_decay"], group["cautious"])
+        apply_update(mine, update, numbers.lr, numbers.weight_decay, group["cautious"])
 
     def finish(self):
         "Take up everybody's matrices"
@@ -285,25 +299,25 @@ class _AdamWGroup:
         grads = {name: p.grad.float() for name, p in self.params.items() if p.grad is not None}
         self.wait_means = _start_means(grads, self.tables, self.world)
 
-    def step(self, t):
+    def step(self, numbers):
         "Step the owned rows, and start sending them to everybody"
         grads = self.wait_means()
         tables = [name for name in self.tables if name in grads]
         own = {name: _own_rows(self.params[name].data, self.world, self.rank) for name in grads}
         own |= {name: own[name].clone() for name in tables}         # the whole table is overwritten below
         if grads:
-            self._step_own(list(own.values()), grads, t)
+            self._step_own(list(own.values()), grads, numbers)
         self.wait_gathers = [start_gather(self.params[name].data, own[name]) for name in tables]
 
-    def _step_own(self, weights, grads, t):
+    def _step_own(self, weights, grads, numbers):
         "Chapter 10's functions: state, update, weights"
         group, values = self.group, list(grads.values())
         exp_avgs = [self.state[name].exp_avg for name in grads]
         exp_avg_sqs = [self.state[name].exp_avg_sq for name in grads]
         advance(exp_avgs, values, group["betas"][0])
         advance_squares(exp_avg_sqs, values, group["betas"][1])
-        update = adamw_update(exp_avgs, exp_avg_sqs, t, group["betas"], group["eps"])
-        apply_update(weights, update, group["lr"], group["weight_decay"], group["cautious"])
+        update = adamw_update(exp_avgs, exp_avg_sqs, numbers.count, group["betas"], group["eps"])
+        apply_update(weights, update, numbers.lr, numbers.weight_decay, group["cautious"])
 
     def finish(self):
         "Wait until everybody's rows are in the tables"
@@ -330,6 +344,12 @@ class _AdamWGroup:
                 own.copy_(_own_rows(whole, self.world, self.rank))
 
 # %% ../nbs/11_distributed.ipynb #fcdfcbcd
+def _separate(method):
+    "The same method with a code object of its own: torch.compile keeps no more than eight programs for one"
+    function = method.__func__
+    copy = FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
+    return MethodType(copy, method.__self__)
+
 class MuonAdamW:
     "Averages gradients over processes, steps the share this process owns, gathers the result; alone it steps"
     def __init__(self,
@@ -337,7 +357,7 @@ class MuonAdamW:
         normalize:bool=True,   # even out the lengths of Muon's steps (NorMuon, 2025)
         dtype:torch.dtype=None, # of polar factors; default: what the model computes in, as the groups say
     ):
-        self.groups, self.steps_taken = groups, 0
+        self.groups, self.steps_taken, self.compiled = groups, 0, False
         self.world, self.rank = (dist.get_world_size(), dist.get_rank()) if is_dist() else (1, 0)
         self.parts = []
         for group in groups:
@@ -367,14 +387,31 @@ class MuonAdamW:
             for p in group["params"]:
                 p.grad = None
 
+    def compile(self, **options):  # of torch.compile
+        "Have each group's arithmetic built, once for all rates, momenta, decays and counts"
+        self.compiled = True
+        for part in self.parts:
+            own = _separate(part._step_own)
+            part._step_own = torch.compile(own, fullgraph=True, dynamic=False, **options)
+
+    def _numbers(self):
+        "What may differ from the step before, for each group in the order of sending"
+        rows = [StepNumbers(group["lr"], group.get("momentum", 0.), group["weight_decay"], self.steps_taken)
+                for group in (part.group for part in self.sending)]
+        if not self.compiled:
+            return rows
+        device = self.groups[0]["params"][0].device
+        table = torch.tensor(rows, dtype=torch.float32).to(device, non_blocking=True)   # one message to a GPU
+        return [StepNumbers(*row.unbind()) for row in table.unbind()]
+
     @torch.no_grad()
     def step(self):
         "One step of every parameter, the same on every process"
         self.steps_taken += 1
         for part in self.sending:
             part.send()                      # all gradients are on their way
-        for part in self.sending:
-            part.step(self.steps_taken)      # while this one steps, others travel
+        for part, numbers in zip(self.sending, self._numbers()):
+            part.step(numbers)               # while this one steps, others travel
         for part in self.sending:
             part.finish()                    # all new weights are here
 

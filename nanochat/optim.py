@@ -20,7 +20,7 @@ from .runs import UserError
 def advance(
     means:list[Tensor],    # running means, which begin at zero; changed in place
     values:list[Tensor],   # what came in this step
-    beta:float,            # how slowly they forget
+    beta:float|Tensor,     # how slowly they forget
 ):
     "Move running means one step on"
     torch._foreach_lerp_(means, values, 1-beta)
@@ -39,13 +39,13 @@ class Update(NamedTuple):
     "Where weights should go: directions, divided by sizes (where there are any) and by one number"
     directions:list[Tensor]           # one for each weight, of its shape
     sizes:list[Tensor]|None = None    # likewise; None: divided by nothing
-    divisor:float = 1.                # the same for all
+    divisor:float|Tensor = 1.         # the same for all
     mean_square:Tensor|None = None    # NorMuon's running mean after this step, to be kept for the next
 
 def adamw_update(
     exp_avgs:list[Tensor],      # running means of the gradients, this step's included
     exp_avg_sqs:list[Tensor],   # running means of their squares, likewise
-    step:int,                   # number of this step, the first is 1
+    step:int|Tensor,            # number of this step, the first is 1
     betas:tuple=(0.9, 0.95),    # how slowly the two forget
     eps:float=1e-8,             # keeps the division finite
 )->Update:
@@ -57,28 +57,37 @@ def adamw_update(
     return Update(exp_avgs, sizes, 1-beta1**step)
 
 # %% ../nbs/10_optim.ipynb #5b05f03e
+def _add(weights, moves, factor):
+    "Add moves, all times one number"
+    if isinstance(factor, Tensor):        # in a compiled step, where a compiler makes one pass of the two
+        torch._foreach_add_(weights, torch._foreach_mul(moves, factor))
+    else:
+        torch._foreach_add_(weights, moves, alpha=factor)
+
 def _decay(weights, directions, share, cautious):
     "Take a share of every weight away; cautiously: only where the update makes it smaller anyway"
     if cautious:
         for weight, direction in zip(weights, directions):
             agree = direction*weight >= 0
-            weight.sub_(weight*agree, alpha=share)
+            _add([weight], [weight*agree], -share)
     else:
         torch._foreach_mul_(weights, 1-share)
 
 def apply_update(
     weights:list[Tensor],     # changed in place
     update:Update,            # of `adamw_update` or `muon_update`
-    lr:float,                 # learning rate: how far to go
-    weight_decay:float=0.,    # share of each weight (times lr) taken away first
+    lr:float|Tensor,          # learning rate: how far to go
+    weight_decay:float|Tensor=0., # share of each weight (times lr) taken away first
     cautious:bool=False,      # decay only where update and weight agree in sign (Chen and others, 2025)
 ):
     "Decay the weights, then move them by `lr` against the gradients"
-    if weight_decay:
+    if isinstance(weight_decay, Tensor) or weight_decay:      # what a tensor holds is unknown to a compiler
         _decay(weights, update.directions, lr*weight_decay, cautious)
     step = -lr/update.divisor
     if update.sizes is None:
-        torch._foreach_add_(weights, update.directions, alpha=step)
+        _add(weights, update.directions, step)
+    elif isinstance(step, Tensor):
+        _add(weights, torch._foreach_div(update.directions, update.sizes), step)
     else:
         torch._foreach_addcdiv_(weights, update.directions, update.sizes, step)
 
@@ -177,7 +186,7 @@ def to_full_length(
 def muon_update(
     grads:Tensor,             # (n, out, in): of n matrices of one shape
     momentum_buffer:Tensor,   # their running mean, this step's included
-    momentum:float=0.95,      # how slowly that forgets
+    momentum:float|Tensor=0.95, # how slowly that forgets
     coefs:tuple=POLAR_EXPRESS, # polynomials for `polar`
     dtype:torch.dtype=torch.bfloat16, # what `polar` computes in
     safety:float=1.02,        # of `polar`

@@ -1,7 +1,8 @@
 """Pretrain and evaluate a tiny run, told to stop and begun again on the way; each process writes down what it
 asks of the others: RECORD names a folder"""
 
-import json, os, signal
+import json, os, signal, warnings
+from functools import partial
 from pathlib import Path
 import torch.distributed as dist
 from nanochat import pretrain
@@ -10,13 +11,15 @@ from nanochat.evaluate import evaluate_stage
 from nanochat.runs import rank
 from nanochat.scaling import open_run
 
-CALLS = "all_reduce all_gather_into_tensor reduce_scatter_tensor broadcast barrier new_group"
+warnings.filterwarnings("error", message=".*torch.distributed.* deprecated")
+CALLS = "all_reduce broadcast barrier new_group all_gather_into_tensor reduce_scatter_tensor"
+CALLS += " all_gather_single reduce_scatter_single"  # the newest torch's names for the same two
 said, objects = [], "broadcast_object_list all_gather_object"
 
 
 def recorded(name, call):
     def asked(*args, **kwargs):
-        whole = 1 if name == "reduce_scatter_tensor" else 0  # its first tensor takes up a chunk
+        whole = 1 if name.startswith("reduce_scatter") else 0  # its first tensor takes up a chunk
         tensor = args[whole] if name in CALLS and args else None
         bytes_sent = tensor.numel() * tensor.element_size() if hasattr(tensor, "numel") else 0
         group = "control" if kwargs.get("group") is not None else "data"
@@ -26,7 +29,7 @@ def recorded(name, call):
     return asked
 
 
-for name in (*CALLS.split(), *objects.split()):
+for name in filter(partial(hasattr, dist), (*CALLS.split(), *objects.split())):
     setattr(dist, name, recorded(name, getattr(dist, name)))
 
 step, stepped = MuonAdamW.step, []

@@ -2,9 +2,10 @@
 
 import json, shutil, socket, subprocess, sys, time
 import pytest
+import torch.distributed as dist
 from conftest import ROOT, Run, environment, lines_of, run_module, torchrun
 from nanochat.distributed import param_groups, step_messages
-from nanochat.gpt import GPT
+from nanochat.gpt import GPT, GPTConfig
 from nanochat.pretrain import STOPPED
 from nanochat.runs import read_plan
 from nanochat.scaling import model_config
@@ -117,16 +118,55 @@ def test_all_processes_ask_the_same_of_each_other(tmp_path):
     assert f"stopped with {STOPPED}" in names and names.count("step ends") == 18
     # what the optimizer sends, against the closed form; a mean is a sum that is divided afterwards
     begin, end = names.index("step begins"), names.index("step ends")
-    kinds = dict(all_reduce="mean", reduce_scatter_tensor="mean", all_gather_into_tensor="gather")
-    sent = [(kinds[name], size) for name, size, _, group in first[begin + 1 : end]]
+    kinds = dict(all_reduce="mean", reduce_scatter="mean", all_gather="gather")
+    asked = [("_".join(name.split("_")[:2]), size) for name, size, *_ in first[begin + 1 : end]]
+    sent = [(kinds[name], size) for name, size in asked]
     plan = read_plan(tmp_path / "runs" / "recorded")
     groups = param_groups(GPT(model_config(plan)))
     assert sent == step_messages(groups, 2)
     means = [size for kind, size in sent if kind == "mean"]
-    assert means[0] == max(means) and "reduce_scatter_tensor" in names[begin:end]
+    newest = "single" if hasattr(dist, "reduce_scatter_single") else "tensor"
+    assert means[0] == max(means) and f"reduce_scatter_{newest}" in names[begin:end]
     # and what is said besides is small: the number of targets, two answers, the loss
     between = first[names.index("step ends") + 1 : names.index("step begins", end)]
     assert between and all(size <= 8 for _, size, *_ in between), between
+
+
+def test_the_kept_timeline_is_one_of_real_steps():
+    "Chapter 11 and its lecture draw it: who steps what, what travels meanwhile, and what its figures say"
+    kept = json.loads((ROOT / "bench" / "results" / "timeline.json").read_text())
+    sent = step_messages(param_groups(GPT(GPTConfig(**kept["shape"]))), kept["processes"])
+    assert sum(kept["gloo"].values()) == len(sent)
+    assert set(kept["ways"]) == {"together", "one after the other"}
+
+    def tenths(spans):
+        "Tenths of a millisecond in which a span is open"
+        ends = ((round(10 * start), round(10 * (start + length))) for *_, start, length in spans)
+        return {t for start, end in ends for t in range(start, end)}
+
+    for way, lap in kept["ways"].items():
+        messages = []
+        for process, figures in enumerate(lap["figures"]):
+            own = [span for span in lap["spans"] if span[0] == process]
+            steps, waits, sends = ([s for s in own if s[1] == kind] for kind in ("step", "wait", "send"))
+            messages.append(sorted(s[1:] for s in own if s[1] in ("reduce", "gather")))
+            assert [s[2] for s in steps] == list(range(len(kept["groups"]))), "each owns some of every group"
+            assert len(messages[-1]) == len(sent)
+            both = tenths(steps) & tenths(s for s in own if s[1] in ("reduce", "gather"))
+            found = dict(steps=tenths(steps), waits=tenths(waits), steps_during_messages=both)
+            for name, moments in found.items():
+                assert len(moments) / 10 == pytest.approx(figures[name], rel=0.02, abs=1), (way, name)
+            first = min(start for *_, start, _ in steps)
+            if way == "together":  # everything is on its way before the first step
+                assert max(start + length for *_, start, length in sends) <= first
+            assert bool(both) == (way == "together")
+        # a message is there only when every process has taken it up: so the clocks agree, too
+        early = 0
+        for same in zip(*messages):
+            begins, lengths = zip(*(span[2:] for span in same))
+            early += min(map(sum, zip(begins, lengths))) < max(begins) - 0.5
+        assert early <= len(sent) / 10, (way, early)
+        assert lap["milliseconds"] in lap["laps"] and len(lap["laps"]) >= 5
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 "The optimizers: pure updates, switches that are off, kinds of parameters, states with old and new names"
 
-import math
+import json, math
 from dataclasses import FrozenInstanceError, replace
 from itertools import product
 import pytest, torch
@@ -252,6 +252,44 @@ def test_each_switch_of_muon_is_off_does_something_and_trains(switch):
     assert losses[-1] < 0.5 * losses[0]
 
 
+# --- compiled ---
+
+
+def twenty_one_steps(table, compiled):
+    "Losses and last weights where rate, momentum, decay and count are others in each step"
+    model = tiny(n_layer=1, backout=False)  # of one layer backout's gradient is nothing but rounding
+    opt, forward, losses = MuonAdamW(param_groups(model, weight_decay=0.1, table=table)), model, []
+    with torch.no_grad():
+        for p in model.parameters():  # away from the zeros of the start, whose gradients are rounding as well
+            p += 0.1 * torch.randn_like(p)
+    if compiled:
+        opt.compile(backend="eager")
+        forward = torch.compile(model, backend="eager", fullgraph=True, dynamic=False)
+    for step in range(21):
+        for group in opt.groups:
+            group["lr"] = group["base_lr"] * (1 - step / 21)
+            group["weight_decay"] = group["base_decay"] * weight_decay_at(step, 20)  # the last is 0
+            group["momentum"] = momentum_at(step)
+        x = torch.randint(64, (8, 17), generator=torch.Generator().manual_seed(step))
+        with torch.compiler.set_stance("fail_on_recompile" if compiled and step else "default"):
+            loss = forward(x[:, :-1], x[:, 1:])
+            loss.backward()
+            opt.step()
+        opt.zero_grad()
+        losses.append(loss.item())
+    return losses, dict(model.named_parameters())
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_compiled_step_is_built_once(table):
+    "Model and optimizer are whole graphs, which twenty steps do not build anew; and they compute the same"
+    torch.compiler.reset()
+    (losses, weights), (as_compiled, other) = (twenty_one_steps(TABLES[table], on) for on in (False, True))
+    assert as_compiled == pytest.approx(losses, rel=1e-5) and len(set(losses)) == 21
+    for name, p in weights.items():
+        torch.testing.assert_close(other[name], p, rtol=1e-3, atol=1e-4, msg=name)
+
+
 # --- the run's dtype ---
 
 
@@ -313,8 +351,10 @@ def test_a_state_that_does_not_fit_is_refused_in_one_line(spoil):
 
 SEVERAL = """
 import json, sys, torch, torch.distributed as dist
+from pathlib import Path
+from bench.timeline import recorded, watch
 from safetensors.torch import load_file, save_file
-from nanochat.distributed import MuonAdamW, param_groups, state_bytes
+from nanochat.distributed import MuonAdamW, param_groups, state_bytes, step_messages
 from nanochat.gpt import GPT, GPTConfig, MODERN
 from nanochat.optim import COURSE, NANOCHAT_2026
 from nanochat.runtime import end_dist, init_dist
@@ -327,6 +367,8 @@ for name, table in (("course", COURSE), ("2026", NANOCHAT_2026)):
     for p in model.parameters():
         p.data += 0.1*torch.randn_like(p)
     opt = MuonAdamW(param_groups(model, table=table))
+    if world == 2 and begin == "-":
+        opt.compile(backend="eager")
     if begin != "-":
         model.load_state_dict(load_file(f"{folder}/{begin}-{name}-model"))
         opt.load_state_tensors(load_file(f"{folder}/{begin}-{name}-state"), 3)
@@ -342,12 +384,18 @@ for name, table in (("course", COURSE), ("2026", NANOCHAT_2026)):
     if rank == 0:
         save_file(model.state_dict(), f"{folder}/{world}{begin}-{name}-model")
         save_file(state, f"{folder}/{world}{begin}-{name}-state")
+if world == 2 and begin == "-":
+    watch(opt)
+    model(x[:, :-1], x[:, 1:]).backward()
+    spans, names = recorded(opt, MuonAdamW.step, Path(folder, f"trace-{rank}.json"))
+    found = spans, names, len(step_messages(opt.groups, 2))
+    Path(folder, f"spans-{rank}.json").write_text(json.dumps(found))
 end_dist()
 """
 
 
 def test_one_and_two_processes_agree_with_both_tables(tmp_path):
-    "Columns that are evened are shared out, kept and found again like rows"
+    "Columns that are evened are shared out, kept and found again like rows; compiled steps are the same"
     from safetensors.torch import load_file
 
     script = tmp_path / "several.py"
@@ -363,3 +411,11 @@ def test_one_and_two_processes_agree_with_both_tables(tmp_path):
                 assert (one[key] - two[key]).norm() <= 1e-3 * one[key].norm(), (name, what, key)
     names = {k.rsplit(".", 1)[1] for k in load_file(tmp_path / "2--2026-state")}
     assert "column_mean_square" in names and "row_mean_square" in names
+    # what the profiler saw of one more step: all is sent before the first group is stepped
+    for rank in range(2):
+        spans, names, count = json.loads((tmp_path / f"spans-{rank}.json").read_text())
+        assert {span[0] for span in spans} == {rank} and sum(names.values()) == count
+        assert len([kind for _, kind, *_ in spans if kind in ("reduce", "gather")]) == count
+        sent = [start + length for _, kind, _, start, length in spans if kind == "send"]
+        steps = [(start, number) for _, kind, number, start, _ in spans if kind == "step"]
+        assert max(sent) < min(steps)[0] and [n for _, n in sorted(steps)] == sorted(n for _, n in steps)
