@@ -23,7 +23,9 @@ sys.path.insert(0, {tests!r})
 import warm
 warm.stand_in_for({python!r}, {address!r})
 """
-LAUNCH = str(Path(__file__).resolve().with_name("launch.py"))
+HERE = Path(__file__).resolve().parent
+LAUNCH = str(HERE / "launch.py")
+SCRIPTS = (LAUNCH, str(HERE.parent / "bench" / "gpu_day.py"))  # these start other processes, too
 
 
 def early(env) -> frozenset:
@@ -54,8 +56,8 @@ def warm_python(env: dict) -> str:
         atexit.register(process.kill)
         if process.stdout.readline() != b"ready\n":
             raise RuntimeError("the warm Python did not start")
-        program, here = Path(program_at(address)), str(Path(__file__).resolve().parent)
-        program.write_text(STANDS_IN.format(python=sys.executable, tests=here, address=address))
+        program = Path(program_at(address))
+        program.write_text(STANDS_IN.format(python=sys.executable, tests=str(HERE), address=address))
         program.chmod(0o755)
         WARM[key] = address
     return WARM[key]
@@ -202,7 +204,7 @@ if __name__ == "__main__":
     threads = os.environ.get("OMP_NUM_THREADS")
     job = wait_for_job(sys.argv[1])
     command = job["command"]
-    if any(word in (LAUNCH, *LAUNCHERS) for word in command[:2]):
+    if any(word in (*SCRIPTS, *LAUNCHERS) for word in command[:2]):
         sys.executable = program_at(sys.argv[1])
     if threads != (given := job["env"].get("OMP_NUM_THREADS")) and given:  # a launcher shares the cores out
         sys.modules["torch"].set_num_threads(int(given))
