@@ -1,12 +1,15 @@
 "The full road in miniature: eight processes, every stage, and what may happen to them on the way"
 
-import json, os, re, signal, subprocess, time
+import json, os, re, signal, subprocess, sys, time
 from dataclasses import replace
 import pytest
 import warm
 from conftest import ROOT, door_environment, lines_of, one_line, door
 from nanochat.runs import ROAD, read_plan
 from nanochat.scaling import micro_batches
+
+sys.path.insert(0, str(ROOT / "bench"))
+import rehearsal
 
 RUN, ALONE = "full-2026-s0", "gpu-2026-d24-s0"
 ROAD_MINUTES = 8
@@ -181,3 +184,19 @@ def test_what_is_saved_has_one_form(rehearsed):
 def test_a_rehearsal_needs_a_tier_for_gpus(base):
     one_line(door("--rehearse", base=base), "--rehearse", "--tier full or gpu", status=2)
     assert not base.exists()
+
+
+def test_the_time_of_a_step_is_from_its_line_to_the_next():
+    script = "sleep 0.2; echo '== settings ==' >&2; echo 'words == no heading =='; echo '== base ==' >&2"
+    found = rehearsal.timed(["bash", "-c", script + "; sleep 0.4; exit $WANTED"], WANTED="3")
+    assert found["status"] == 3 and list(found["steps"]) == ["before", "settings", "base"]
+    assert found["steps"]["before"] >= 0.2 and found["steps"]["base"] >= 0.4
+    assert found["seconds"] == pytest.approx(sum(found["steps"].values()), abs=0.2)
+
+
+def test_the_kept_rehearsal_took_less_than_eight_minutes():
+    if not rehearsal.OUT.exists():
+        pytest.skip("no time of a rehearsal is kept yet: python bench/rehearsal.py")
+    kept = json.loads(rehearsal.OUT.read_text())
+    assert kept["command"] == "bash speedrun.sh --tier full --rehearse"
+    assert list(kept["steps"]) == ["before", *ROAD] and kept["seconds"] < 60 * rehearsal.GOAL_MINUTES
