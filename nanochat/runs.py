@@ -586,7 +586,7 @@ class RLStage(Stage):
     answer_rows:int = 0     # answers that a process writes at once, at most; 0: all of its own
     mask_cut:bool = False   # do answers that were cut off teach nothing?
     ratio_cap:float = 0.0   # the most a token may weigh, trainer's probability over engine's; 0: all weigh 1
-    task:str = "word_problems"     # whose questions are practised
+    task:str = "word_problems"    # what is practised: a name in chapter 19
     warmdown:float = 1.0
     final:float = 0.1
 

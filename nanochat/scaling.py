@@ -6,8 +6,8 @@
 __all__ = ['SMALLEST_VOCABULARY', 'SHORTEST_ROW', 'LIMITS', 'SWITCHES_2026', 'RECIPES', 'SHARE_OF_PEAK', 'LEADERBOARD', 'CARDS',
            'LATER', 'TEXT_SHARD', 'DISK_SHARD', 'MID', 'SFT', 'PUBLIC_MID', 'PUBLIC_SFT', 'ALL_QUESTIONS', 'SMOKE',
            'LAPTOP', 'TIERS', 'SAVE_HOURS', 'SLOW', 'LANES', 'COMMIT', 'KINDS', 'CORE_TASKS', 'EPOCHS', 'FEWEST_STEPS',
-           'OK', 'WARNING', 'TO_DO', 'UNSEEN', 'EXCHANGE_SECONDS', 'SLOW_EXCHANGE', 'HUB_SECONDS', 'EXPONENTS',
-           'SERIES', 'config_for', 'model_config', 'count_params', 'matrix_params', 'all_params', 'reason',
+           'OK', 'WARNING', 'TO_DO', 'UNSEEN', 'DRIVER_SECONDS', 'EXCHANGE_SECONDS', 'SLOW_EXCHANGE', 'HUB_SECONDS',
+           'EXPONENTS', 'SERIES', 'config_for', 'model_config', 'count_params', 'matrix_params', 'all_params', 'reason',
            'check_sizes', 'micro_batches', 'Recipe', 'Published', 'hours_of', 'row_bytes', 'state_of', 'memory_parts',
            'rows_that_fit', 'Card', 'Later', 'answering_parts', 'answers_that_fit', 'ScalePlan', 'exam_hours',
            'stage_hours', 'disk_bytes', 'scale_plan', 'chosen', 'deepest', 'plan_tier', 'describe_scale',
@@ -62,7 +62,7 @@ from .precision import checkpoint_blocks, saved_bytes
 from .runs import (COMPILE, DTYPES, MODELS, TIER_DEPTH, TIER_GPUS, BaseStage, ChatStage, Plan,
                            RLStage, UserError, atomic_write, base_dir, bytes_in, card_here,
                            checkpoints, found_questions, free_bytes, free_space, gpus_here, is_scored,
-                           launched, list_runs, module, print0, rank, read_plan, read_result,
+                           launched, list_runs, local_rank, module, print0, rank, read_plan, read_result,
                            recipe_run_name, refuse_changes, road_of, run_dir, run_name, step_is_done,
                            world_size, write_plan)
 from .runtime import Run, end_dist, friendly, init_dist, matmul_flops, pick_device, pick_dtype
@@ -732,7 +732,7 @@ def shrink(
     switches, window = dict(plan.switches), plan.switches.get("window")
     if window:
         switches["window"] = window*seq_len//plan.seq_len
-    shared, prompts, samples = dict(rows=rows, device_rows=rows//(2*plan.gpus)), max(8, plan.gpus), 4
+    shared, prompts = dict(rows=rows, device_rows=rows//max(8, 2*plan.gpus)), max(8, plan.gpus)
     # the recipe's rule for a smaller batch: learning rates and weight decay by the root of its tokens
     factor = math.sqrt(rows*seq_len/(plan.base.rows*plan.seq_len))
     scaled = ("matrix_lr", "embed_lr", "head_lr", "scalar_lr", "weight_decay")
@@ -744,8 +744,8 @@ def shrink(
         base=replace(plan.base, steps=40, save_every=10, warmup=min(plan.base.warmup, 4), **shared, **rates),
         mid=replace(plan.mid, steps=20, save_every=10, **shared),
         sft=replace(plan.sft, steps=20, save_every=10, **shared),
-        rl=replace(plan.rl, steps=3, save_every=1, prompts=prompts, samples=samples,
-                   answer_rows=prompts*samples//(2*plan.gpus)))
+        rl=replace(plan.rl, steps=3, save_every=1, task="which_letter", prompts=prompts,
+                   answer_rows=prompts*plan.rl.samples//(2*plan.gpus)))
 
 # %% ../nbs/13_scaling.ipynb #c11a28f5
 COMMIT = "1".zfill(40)      # what our hub calls the version that it has
@@ -1274,9 +1274,10 @@ def open_run(
     if plan is None:
         check_gpus(new)
         check_memory(new)
-        if new.rehearsal:
-            write_sets()
-        write_plan(run_dir(run), new)
+        if local_rank() == 0:         # the others of this machine would write into the same folder
+            if new.rehearsal:
+                write_sets()
+            write_plan(run_dir(run), new)
         plan = new
     check_shares(plan, world_size())
     refuse_changes(run_dir(run), plan, given)
@@ -1627,6 +1628,7 @@ def apply_limits(
 
 # %% ../nbs/13_scaling.ipynb #c053102b
 OK, WARNING, TO_DO, UNSEEN = "ok", "warning", "to do", "not seen"
+DRIVER_SECONDS = 5     # that nvidia-smi gets to answer; with the two limits below all is said within a minute
 
 @dataclass(frozen=True)
 class Check:
@@ -1664,7 +1666,7 @@ def nvidia_driver()->str:
     "Its version, or nothing where none answers"
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=DRIVER_SECONDS)
         if done.returncode == 0:
             return done.stdout.partition("\n")[0].strip()
     return ""

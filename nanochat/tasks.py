@@ -63,6 +63,7 @@ class Task:
     "Conversations to learn from (train) and items to be scored on (test); subclasses fill in the rest"
     name = "task"
     max_tokens = 64          # what an answer may take
+    must_end = True          # is an answer that has not ended by then wrong, whatever it says?
 
     def __init__(
         self,
@@ -161,7 +162,7 @@ class McHard(McEasy):
 # %% ../nbs/19_tasks.ipynb #251ecd30
 class WhichLetter(Task):
     "Which letter is beside this item? Nothing to know, only letters to bind; one list, asked several times"
-    name = "which_letter"
+    name, max_tokens, must_end = "which_letter", 1, False      # a letter is one token: nothing is cut off
     ASK = ("Which letter is {}?", "Which letter stands for {}?", "Find {}.", "Where is {}?")
 
     def train(self, rng:Random)->list:
@@ -173,10 +174,20 @@ class WhichLetter(Task):
             talk += said(rng.choice(("And {}?", "{}?", ask)).format(choices[k]), LETTERS[k])
         return talk
 
+    def asked(self, it:dict)->dict:
+        "An item of World as a question"
+        return dict(it, question=with_letters(f"Which letter is {it['item']}?", it["choices"]),
+                    options=list(LETTERS[:len(it["choices"])]))
+
+    def train_item(self, rng:Random)->dict:
+        "A question to practise on (chapter 21)"
+        return self.asked(self.world.letter_items(1, rng.getrandbits(40))[0])
+
     def test(self, n:int)->list:
-        items = self.world.letter_items(n, 1<<50)
-        return [dict(it, question=with_letters(f"Which letter is {it['item']}?", it["choices"]),
-                     options=list(LETTERS[:len(it["choices"])])) for it in items]
+        return [self.asked(it) for it in self.world.letter_items(n, 1<<50)]
+
+    def right(self, it:dict, text:str)->bool:
+        return text.strip() == LETTERS[it["gold"]]
 
 # %% ../nbs/19_tasks.ipynb #97a1ebab
 class WordProblems(Task):

@@ -171,6 +171,20 @@ def one_line(done, *words, status=None):
         assert str(word) in lines[0], f"{word!r} is not in: {lines[0]}"
 
 
+def processes(**variables):
+    "Numbers of the living processes that were started with these variables"
+    wanted, found = {f"{name}={value}".encode() for name, value in variables.items()}, []
+    for path in os.listdir("/proc"):
+        if path.isdigit():
+            try:
+                with open(f"/proc/{path}/environ", "rb") as file:
+                    if wanted <= set(file.read().split(b"\0")):
+                        found.append(int(path))
+            except OSError:
+                pass
+    return found
+
+
 def leftovers(folder):
     "Files and folders that a write which did not end would leave behind"
     return (

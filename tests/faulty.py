@@ -21,7 +21,7 @@ def faulty(model, batches, n_tokens, loss_scale=None):
         next(model.parameters()).grad.view(-1)[-1] = math.nan
     if kind == "loss" and rank() == 1 and calls[0] == int(step):
         total = total * math.nan
-    if kind == "high" and calls[0] >= int(step):
+    if kind == "high" and rank() == 1 and calls[0] >= int(step):
         total = total + 9
     return total
 

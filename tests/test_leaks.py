@@ -305,6 +305,7 @@ def test_letter_lists_are_drawn_anew(read):
     seen = {t[0]["content"] for t in read.talks if not isinstance(t, str)} | {
         read.tasks["which_letter"].train(rng)[0]["content"] for _ in range(3000)
     }
+    seen |= {read.tasks["which_letter"].train_item(rng)["question"] for _ in range(500)}
     assert len(exam & seen) < 0.05 * len(
         exam
     )  # four numbers of legs, seven days: a few small lists must come again

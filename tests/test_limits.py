@@ -44,7 +44,7 @@ def test_a_plan_above_a_limit_is_refused_with_what_would_fit(capsys):
     status, out, err = planned(capsys, tier="full", max_dollars=40.0)
     assert status == 2 and out.strip() == describe_scale(FULL), "the plan is shown all the same"
     (line,) = err.splitlines()
-    assert line.startswith("error: the run is planned to take 2.") and "$54 on 8 x h100" in line
+    assert line.startswith("error: the run is planned to take 2.") and "$55 on 8 x h100" in line
     assert "more than --max_dollars 40: --depth 22 (" in line and " would fit; with --slices" in line
     status, _, err = planned(capsys, tier="full", max_dollars=60.0, max_hours=2.0)
     assert status == 2 and "more than --max_hours 2:" in err and "max_dollars" not in err

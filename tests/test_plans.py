@@ -40,7 +40,7 @@ def older_settings():
     for stage in ("base", "mid", "sft"):
         for name in ("warmup", "final", "planned_steps", "scalar_lr", "table", "weight_decay"):
             said[stage].pop(name, None)
-    for name in ("warmup", "warmdown", "final", "device_rows", "mask_cut", "ratio_cap"):
+    for name in ("warmup", "warmdown", "final", "device_rows", "mask_cut", "ratio_cap", "task"):
         said["rl"].pop(name)
     return said
 

@@ -1,6 +1,7 @@
 "Before a run: what is looked at, what is said, and when it could not work"
 
-import json, sys
+import json, os, socket, sys, time
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -23,6 +24,7 @@ from nanochat.scaling import (
     gpu_check,
     hub_check,
     memory_check,
+    micro_batches,
     need_all,
     own_hub,
     plan_tier,
@@ -34,6 +36,7 @@ from nanochat.scaling import (
 
 FULL = recipe_plan(plan_tier("full"))
 SCALE = plan_tier("full")
+NVIDIA_DRIVER = scaling.nvidia_driver
 
 
 @pytest.fixture
@@ -76,11 +79,40 @@ def test_what_can_be_wrong_with_a_driver(node, monkeypatch):
     assert driver_check().state == UNSEEN
 
 
-def test_two_processes_reach_each_other(monkeypatch):
-    "On gloo, as in a rehearsal, and through the launcher of every step"
-    monkeypatch.setenv("NANOCHAT_DEVICE", "cpu")
-    check = exchange_check(shrink(FULL), 2, None)
-    assert check.state == OK and check.said.startswith("2 processes, gloo: "), check.said
+def test_a_preflight_takes_less_than_a_minute(base):
+    "Eight processes reach each other, on gloo and through the launcher of every step, and a hub answers"
+    began = time.monotonic()
+    done = door("preflight", "--tier", "full", "--rehearse", base=base)
+    took = time.monotonic() - began
+    found = {line[10:20].strip(): line for line in done.stdout.splitlines()[-5:]}
+    assert done.returncode == 0, done.stderr
+    assert [found[name].split()[0] for name in ("exchange", "disk", "hub")] == ["ok"] * 3, found
+    assert "8 processes, gloo: " in found["exchange"] and "127.0.0.1" in found["hub"]
+    print(f"{took:.1f} s")  # what bounds it is in the next test: another program may hold the cores here
+    assert not base.exists()
+
+
+def test_nor_does_it_where_nothing_answers(base, node, monkeypatch, tmp_path):
+    "Driver, processes and hub have limits, in all 55 seconds; here they are 0.3 seconds each"
+    assert scaling.DRIVER_SECONDS + scaling.EXCHANGE_SECONDS + scaling.HUB_SECONDS <= 55
+    monkeypatch.setattr(scaling, "nvidia_driver", NVIDIA_DRIVER)
+    monkeypatch.setattr(scaling, "module", lambda *words: ["sleep", "5"])
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexec sleep 5\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for name in ("DRIVER_SECONDS", "EXCHANGE_SECONDS"):
+        monkeypatch.setattr(scaling, name, 0.3)
+    monkeypatch.setattr(scaling, "no_answer", partial(scaling.no_answer, seconds=0.3))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("NANOCHAT_MIRROR", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        began = time.monotonic()
+        checks = {check.name: check for check in preflight_checks(FULL, run_dir("big"), 8)}
+        took = time.monotonic() - began
+    assert 0.9 <= took < 3, took
+    assert checks["driver"].state == OK and "it answers" in checks["driver"].said, "torch can use it"
+    assert "nothing was heard" in checks["exchange"].said
+    assert "no answer within 0.3 s" in checks["hub"].said or "timed out" in checks["hub"].said
+    assert checks["exchange"].state == checks["hub"].state == TO_DO
 
 
 def test_what_an_exchange_means_for_a_step(monkeypatch):
@@ -102,14 +134,10 @@ def test_what_an_exchange_means_for_a_step(monkeypatch):
     assert exchange_check(FULL, 8, SCALE).state == TO_DO
 
 
-def test_an_exchange_that_fails_or_hangs_is_told(monkeypatch):
+def test_an_exchange_that_fails_is_told(monkeypatch):
     broken = ["sh", "-c", "echo well; echo no NCCL here >&2; exit 3"]
     monkeypatch.setattr(scaling, "module", lambda *words: broken)
     with pytest.raises(UserError, match="no NCCL here"):
-        scaling.try_exchange(2)
-    monkeypatch.setattr(scaling, "EXCHANGE_SECONDS", 0.2)
-    monkeypatch.setattr(scaling, "module", lambda *words: ["sleep", "5"])
-    with pytest.raises(UserError, match="nothing was heard"):
         scaling.try_exchange(2)
 
 
@@ -172,14 +200,6 @@ def test_a_hub_that_is_there_and_one_that_is_not(base, monkeypatch):
     assert hub_check(LAPTOP, run_dir("small")).state == OK and set(HUB_NAMES) == set(scaling.HUB)
 
 
-def test_a_server_that_is_silent_costs_no_more_than_its_time(monkeypatch):
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        why = scaling.no_answer(f"http://127.0.0.1:{silent.getsockname()[1]}/", seconds=0.3)
-    assert "no answer within 0.3 s" in why or "timed out" in why
-
-
 def test_where_there_are_no_gpus_it_says_what_was_not_seen(base, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.delenv("NANOCHAT_DEVICE", raising=False)
@@ -215,10 +235,12 @@ def test_a_job_that_could_not_work_is_an_error(base, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.delenv("NANOCHAT_DEVICE", raising=False)
     with pytest.raises(SystemExit) as e:
-        scaling.main.__wrapped__(preflight=True, run="new", tier="full", corpus="world")
+        scaling.main.__wrapped__(
+            preflight=True, run="new", tier="full", corpus="world", task_dir="world", core="none"
+        )
     assert e.value.code.startswith("error: the run can't work here yet, by the preflight: gpus")
     said = capsys.readouterr().out
-    assert "in all 2.3, $54" in said and "to do     gpus" in said and "not needed: the text is here" in said
+    assert "in all 2.3, $55" in said and "to do     gpus" in said and "not needed: text and questions are here" in said
     assert not base.exists()
 
 
@@ -253,3 +275,10 @@ def test_a_run_on_gpus_is_looked_at_before_its_first_step(base, monkeypatch, cap
         write_plan(run_dir(name), plan)
         scaling.foresee(run_dir(name))
     assert len(tried) == 1, "neither a rehearsal nor a laptop's run is held up"
+
+
+def test_sixteen_processes_can_share_the_plan_for_eight():
+    "As the recipes for two hosts in chapter 11 have them do"
+    for stage in (FULL.base, FULL.mid, FULL.sft):
+        micro_batches(stage.rows, stage.device_rows, 16)
+    assert FULL.rl.prompts % 16 == 0 and FULL.lanes % 16 == 0

@@ -6,11 +6,14 @@ import warm
 from conftest import ROOT, environment, launched, torchrun
 
 SAYS = """
-import os, sys, torch
+import atexit, os, sys, threading, time, torch
+atexit.register(print, "the end")
+threading.Thread(target=lambda: time.sleep(0.1) or print("a thread")).start()
 print(sys.argv[1:], os.environ["SAID"], os.getcwd(), sys.stdin.read(), __name__)
 print(torch.ones(300, 300).sum().item())
 how = sys.argv[1]
 if how == "fails": raise KeyError("a bug")
+if how == "stops": raise KeyboardInterrupt
 if how == "dies": os.kill(os.getpid(), 9)
 if how == "says": sys.exit("error: no")
 sys.exit(int(how))
@@ -23,6 +26,7 @@ sys.exit(int(how))
         ("0", 0, ""),
         ("3", 3, ""),
         ("fails", 1, "KeyError: 'a bug'"),
+        ("stops", -2, "KeyboardInterrupt"),
         ("dies", -9, ""),
         ("says", 1, "error: no"),
     ],
@@ -32,7 +36,7 @@ def test_warm_is_like_cold(tmp_path, how, status, last):
     done = warm.run("says", [how, "b c"], tmp_path, environment(SAID="hello"), "typed", 60)
     assert done.returncode == status
     if how != "dies":  # what it had not yet written is lost
-        assert done.stdout == f"{[how, 'b c']} hello {tmp_path} typed __main__\n90000.0\n"
+        assert done.stdout == f"{[how, 'b c']} hello {tmp_path} typed __main__\n90000.0\na thread\nthe end\n"
     assert "".join(done.stderr.splitlines()[-1:]) == last
 
 

@@ -4,11 +4,14 @@ Loading torch takes two to five seconds of a core, and the tests run hundreds of
 does what `subprocess.run([python, "-m", MODULE, ...])` would: another process, with its own environment,
 folder, input and output, whose last word is its exit status. `stand_in` makes a program that can take
 Python's place on a command line and does the same for modules and scripts; what starts several processes by
-`sys.executable` finds itself there, so that all of them are copies. What is read while Python or torch is
-loaded can't be changed afterwards, so there is one warm Python for each such environment.
+`sys.executable` finds itself there, so that all of them are copies. Within a session, a copy goes to the
+process group of the program that stands in for it, and to its network, so that Ctrl-C and a pulled cable
+reach it. What is read while Python or torch is loaded can't be changed afterwards, so there is one warm
+Python for each such environment.
 """
 
-import atexit, functools, json, os, runpy, select, shutil, signal, socket, subprocess, sys, tempfile
+import atexit, functools, json, os, runpy, select, shutil, signal, socket, struct, subprocess, sys, tempfile
+import threading
 from pathlib import Path
 
 # what starts other processes: they are copies, too
@@ -24,6 +27,11 @@ import warm
 warm.stand_in_for({python!r}, {address!r})
 """
 HERE = Path(__file__).resolve().parent
+RUNS = """
+import runpy, sys
+sys.executable = sys.argv.pop(1)
+runpy.run_module("nanochat.runs", run_name="__main__", alter_sys=True)
+"""
 LAUNCH = str(HERE / "launch.py")
 SCRIPTS = (LAUNCH, str(HERE.parent / "bench" / "gpu_day.py"))  # these start other processes, too
 
@@ -69,6 +77,7 @@ class Job:
     def __init__(self, address: str, files, **job):
         self.line = socket.socket(socket.AF_UNIX)
         self.line.connect(address)
+        self.same_group = in_our_session(other_end(self.line))
         words = json.dumps(job).encode()
         socket.send_fds(self.line, [len(words).to_bytes(8, "big")], files)
         self.line.sendall(words)
@@ -109,23 +118,40 @@ def stand_in(env: dict) -> str:
 def by_a_copy(command: list) -> bool:
     "Is this Python command line carried out by a copy?"
     match command:
-        case ["-m", "nanochat.runs", *rest]:  # which needs no torch itself
+        case ["-m", "nanochat.runs", *rest]:
             return rest[:1] == ["launch"]
         case ["-m", module, *_]:
             return module.startswith("nanochat.") or module in LAUNCHERS
+        case ["-c", code]:  # a rehearsal's hub
+            return "serve_hub" in code
         case [script, *_]:
             return script.endswith(".py")
     return False
 
 
+def other_end(line) -> int:
+    "The process at the other end of a socket"
+    return struct.unpack("3i", line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+
+
+def in_our_session(pid: int) -> bool:
+    "Does a process belong to our session, but to another process group?"
+    return os.getsid(pid) == os.getsid(0) and os.getpgid(pid) != os.getpgid(0)
+
+
 def stand_in_for(python: str, address: str):
     "Carry out this process's command line, by a copy or by Python itself"
     command = sys.argv[2:] if sys.argv[1:2] == ["-u"] else sys.argv[1:]
+    if command[:2] == ["-m", "nanochat.runs"] and not by_a_copy(command):
+        # it needs no torch itself, and becomes a program that does
+        os.execv(python, [python, "-c", RUNS, program_at(address), *command[2:]])
     if not by_a_copy(command):
         os.execv(python, [python, *sys.argv[1:]])
     job = Job(address, [0, 1, 2], command=command, cwd=os.getcwd(), env=dict(os.environ))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, frame: os.kill(job.pid, number))
+    if job.same_group:  # Ctrl-C reaches the copy anyway
+        signal.signal(signal.SIGINT, lambda number, frame: None)
     status = job.wait()
     if status < 0:  # ended by a signal, and so are we
         if -status != signal.SIGKILL:
@@ -157,6 +183,27 @@ def watch(line, pid: int):
     os._exit(0)
 
 
+def parent_of(pid: int) -> int:
+    "The number of a process's parent"
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:  # it has ended
+        return 1
+
+
+def take_place(pid: int):
+    "Take another process's parent and, where it can be done, its process group and its network"
+    os.getppid = functools.partial(parent_of, pid)
+    if in_our_session(pid):
+        os.setpgid(0, os.getpgid(pid))
+    if os.readlink(f"/proc/{pid}/ns/net") != os.readlink("/proc/self/ns/net"):
+        import ctypes
+
+        with open(f"/proc/{pid}/ns/net") as network:
+            if ctypes.CDLL(None, use_errno=True).setns(network.fileno(), 0):
+                raise OSError(ctypes.get_errno(), "setns")
+
+
 def wait_for_job(address: str) -> dict:
     "Load torch, then wait: what returns is a copy, and what it returns is its job"
     # no tensor is made here: torch's own threads would not be copied, and be waited for. Those that numpy's
@@ -180,6 +227,7 @@ def wait_for_job(address: str) -> dict:
     job, files = receive(line)
     if pid := os.fork():
         watch(line, pid)
+    take_place(other_end(line))
     line.close()
     for number, file in enumerate(files):
         os.dup2(file, number)
@@ -191,13 +239,46 @@ def wait_for_job(address: str) -> dict:
 
 
 def carry_out(command: list, cwd: str):
-    "What Python does with its command line: -m and a module, or a script"
-    if command[0] == "-m":
+    "What Python does with its command line: -m and a module, -c and its text, or a script"
+    if command[0] == "-c":
+        sys.argv, sys.path[0] = ["-c"], cwd
+        exec(command[1], {"__name__": "__main__"})
+    elif command[0] == "-m":
         sys.argv, sys.path[0] = command[1:], cwd
         runpy.run_module(command[1], run_name="__main__", alter_sys=True)
     else:
         sys.argv, sys.path[0] = command, os.path.dirname(os.path.abspath(command[0]))
         runpy.run_path(command[0], run_name="__main__")
+
+
+def status_of(work) -> int:
+    "How Python would end after some work; an error is shown as Python shows it"
+    try:
+        work()
+    except SystemExit as error:
+        if error.code is None or isinstance(error.code, int):
+            return (error.code or 0) & 255
+        print(error.code, file=sys.stderr)
+        return 1
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        return -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+    return 0
+
+
+def end(status: int):
+    "End as Python does, but leave the memory as it is: to take it to pieces costs 0.7 seconds of a core"
+    threading._shutdown()  # waits for threads
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            status = status or 120
+    if status < 0:
+        signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    os._exit(status)
 
 
 if __name__ == "__main__":
@@ -208,4 +289,4 @@ if __name__ == "__main__":
         sys.executable = program_at(sys.argv[1])
     if threads != (given := job["env"].get("OMP_NUM_THREADS")) and given:  # a launcher shares the cores out
         sys.modules["torch"].set_num_threads(int(given))
-    carry_out(command, job["cwd"])
+    end(status_of(lambda: carry_out(command, job["cwd"])))
