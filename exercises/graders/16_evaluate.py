@@ -1,5 +1,6 @@
 "Checks and known wrong answers for the exercises of chapter 16"
 import functools, itertools, math, random, re, zlib
+from contextlib import contextmanager
 import torch
 from grade import Exercise, Wrong, in_child
 from graders.common import call, many, whole, written
@@ -192,6 +193,16 @@ def faults(docs, rows, n):
                            "something to be known without reading")
             return
 
+@contextmanager
+def one_thread():
+    "A model this small is slowed down by more"
+    usual = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(usual)
+
 @functools.cache
 def reader():
     "A small model that has read prose of a world for some seconds, and its tokenizer"
@@ -212,9 +223,10 @@ def reader():
 @in_child
 def sat(answer, n, seed):
     "Right or wrong of a small model in an exam of prose that it has not read, and in the exam's control"
-    tok, model = reader()
     rows = answer(list(prose("val", 400)), n, seed)
-    exams = [sit_exam(model, tok, rows, shots=2, **how) for how in ({}, dict(twist=swapped))]
+    with one_thread():
+        tok, model = reader()
+        exams = [sit_exam(model, tok, rows, shots=2, **how) for how in ({}, dict(twist=swapped))]
     return [[item.right for item in items] for items in exams]
 
 EXAMS = [("village(0)", village(0), 300, 7), ("village(1, favourite=10)", village(1, 10), 300, 0)]
