@@ -31,7 +31,7 @@ from .pretrain import save_stage, take_step
 from .runs import Plan, RLStage, UserError, last_checkpoint, newest_run, print0, rank, world_size
 from .runtime import Run, find_run, friendly, keep_memory, meet, progress, somewhere
 from .scaling import micro_batches
-from .sft import begin_after
+from .sft import begin_after, same_sets
 from .tasks import run_tasks
 from .tokenizer import Tokenizer
 
@@ -425,5 +425,6 @@ def main(
         if training.step == plan.rl.steps:
             print0("rl: already there")
         else:
+            same_sets(at_work, "rl", [plan.rl.task], training)
             train_rl(at_work, training, tok, practised(plan))
         close_stage(at_work, "rl", training.model)

@@ -329,7 +329,7 @@ class ParamTable:
 _2025, _OURS = "nanochat, Oct 2025", "this course, 2025: one rate for all that is small"
 _SCALES = "this course: the rate 2025, the epsilon November 2026"
 COURSE = ParamTable(matrix_lr=0.02, embed_lr=0.2, head_lr=0.004, scalar_lr=0.05, kinds=(
-    ParamKind("matrices", "matrix", _2025, muon=MuonSettings()),
+    ParamKind("matrices", "matrix", _2025, muon=MuonSettings(gram=True)),
     ParamKind("embeddings", "embed", _2025),
     ParamKind("value tables", "embed", _OURS),
     ParamKind("head", "head", _2025),

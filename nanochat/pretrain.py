@@ -89,6 +89,7 @@ class Training:
     loss_scale:LossScale|None = None  # in float16 only (chapter 12)
     split:int = 1                     # pieces that a micro-batch is cut into where memory is short
     tokenizer:str|None = None         # fingerprint of the one whose ids it reads (chapter 04)
+    sets:dict|None = None             # fingerprints of the public sets it learns from (chapter 20)
 
     def __post_init__(self):
         if self.loss_scale is None and getattr(self.model, "dtype", None) == torch.float16:
@@ -154,6 +155,8 @@ def save_checkpoint(
     if rank() == 0:
         if training.loss_scale:
             more["loss_scale"] = training.loss_scale.state_dict()
+        if training.sets:
+            more["sets"] = training.sets
         kind = "baseline" if isinstance(model, Baseline) else "gpt"
         meta = dict(more, model=kind, config=asdict(shape_of(model)), seconds=training.seconds, stage=stage,
                     step=step, optim_steps=opt.steps_taken, origin=origin(Path(rdir)),
@@ -177,7 +180,7 @@ def restore(
     opt.load_state_tensors(load_file(path/"optim.safetensors"), meta["optim_steps"])
     stream = path/"stream.json"
     stream_state = json.loads(stream.read_text()) if stream.exists() else None
-    training = Training(model, opt, meta["step"], meta["seconds"], stream_state)
+    training = Training(model, opt, meta["step"], meta["seconds"], stream_state, sets=meta.get("sets"))
     if training.loss_scale and "loss_scale" in meta:
         training.loss_scale.load_state_dict(meta["loss_scale"])
     return training

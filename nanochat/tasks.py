@@ -12,14 +12,14 @@ __all__ = ['LETTERS', 'CHANGED', 'BOLD', 'TAKEN_BACK', 'GOES_ON', 'END', 'SHORT_
            'is_examined', 'identity_ways', 'who_are_you', 'identity_questions', 'as_regex', 'one_or_more', 'pieces',
            'clause_patterns', 'plain', 'longest_clause', 'facts_said', 'agrees', 'Identity', 'talk_tables',
            'tale_subjects', 'tale_plots', 'tale_slots', 'tell_tale', 'follows', 'is_tale', 'Talk', 'Dialogues',
-           'Documents', 'Passages', 'world_tasks', 'PublicSet', 'set_files', 'public_rows', 'PublicTask', 'text_of',
-           'Letters', 'hash_number', 'solution_parts', 'GSM8K', 'HumanEval', 'is_conversation', 'SmolTalk', 'run_tasks',
-           'Mixture', 'row_text', 'answers', 'by_likelihood', 'by_speech', 'core_exam', 'task_exam', 'noted',
-           'exam_names', 'Exam', 'public_core', 'chat_core', 'means', 'evaluate_tasks', 'keep_scores', 'score_line',
-           'main']
+           'Documents', 'Passages', 'world_tasks', 'PublicSet', 'set_files', 'split_files', 'public_rows', 'PublicTask',
+           'text_of', 'Letters', 'hash_number', 'solution_parts', 'GSM8K', 'HumanEval', 'is_conversation', 'SmolTalk',
+           'run_tasks', 'Mixture', 'row_text', 'answers', 'by_likelihood', 'by_speech', 'core_exam', 'task_exam',
+           'noted', 'exam_names', 'Exam', 'public_core', 'chat_core', 'means', 'evaluate_tasks', 'keep_scores',
+           'score_line', 'main']
 
 # %% ../nbs/19_tasks.ipynb #d0b66ee1
-import ast, random, re, time, tomllib
+import ast, hashlib, json, random, re, time, tomllib
 from bisect import bisect_right
 from collections import namedtuple
 from collections.abc import Iterator, Sequence
@@ -43,7 +43,7 @@ from .evaluate import (Item, core_folder, core_score, dealt, evaluate_core, file
                                score)
 from .gpt import GPT
 from .runs import (TIER_GPUS, Plan, UserError, checkpoint_mark, is_scored, newest_run, print0,
-                           rank, read_result, save_result, update_summary)
+                           rank, read_result, save_result, sha256_file, update_summary)
 from .runtime import agreed, find_run, friendly, peak_rss_mb
 from .scaling import ALL_QUESTIONS, all_params, model_config
 from .tokenizer import Tokenizer
@@ -883,20 +883,27 @@ def set_files(
                         "fetch the others, or take these out")
     return whole or [path for path, _ in parts]
 
+def split_files(
+    name:str,         # in PUBLIC
+    split:str,        # train or test
+    folder:str|Path,
+)->list[Path]:        # none where the folder has no such file
+    "The files of a public set"
+    candidates = getattr(PUBLIC[name], split)[1:]
+    return next(filter(None, (set_files(folder, candidate) for candidate in candidates)), [])
+
 def public_rows(
     name:str,         # in PUBLIC
     split:str,        # train or test
     where:str,        # hub, or a folder
 )->tuple[Sequence, str]:     # rows (none where a folder has no such file), and where they came from
     "The rows of a public set, as they lie there"
-    on_hub, *named = getattr(PUBLIC[name], split) or (None,)
-    if on_hub is None:
-        return [], ""
     if where != "hub":
-        for candidate in named:
-            if paths := set_files(where, candidate):
-                rows = [row for path in paths for row in file_rows(path)]
-                return rows, ", ".join(str(path.relative_to(where)) for path in paths)
+        paths = split_files(name, split, where)
+        rows = [row for path in paths for row in file_rows(path)]
+        return rows, ", ".join(str(path.relative_to(where)) for path in paths)
+    on_hub = next(iter(getattr(PUBLIC[name], split)), None)
+    if on_hub is None:
         return [], ""
     from datasets import load_dataset
     repo, config = PUBLIC[name].hub, PUBLIC[name].config
@@ -940,6 +947,15 @@ class PublicTask(Task):
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, SyntaxError) as e:
             raise UserError(f"{self.name}, row {i+1} of {self.sources[split]}: it can't be understood "
                             f"({type(e).__name__}: {e}); its fields are {', '.join(map(str, row))}") from None
+
+    def fingerprint(self)->str:
+        "Of what it teaches: every byte of a folder's files; of the hub's rows their number and a thousand"
+        if self.where != "hub":
+            told = [sha256_file(path) for path in split_files(self.name, "train", self.where)]
+        else:
+            rows = self.rows("train")
+            told = [len(rows), *(rows[i] for i in in_turn(range(len(rows)), 1000))]
+        return hashlib.sha256(json.dumps(told, default=str).encode()).hexdigest()[:16]
 
     def train_item(self, rng:Random)->dict:
         "A question to learn from, or to practise on"

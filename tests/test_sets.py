@@ -6,13 +6,15 @@ from such files and is asked from them."""
 import gzip, json, random
 from dataclasses import replace
 from decimal import Decimal
+from types import SimpleNamespace
 import pytest
 import torch
 from conftest import Run, door, refused
 from nanochat.chat import render, signed
+from nanochat.pretrain import Training
 from nanochat.runs import UserError, read_plan
 from nanochat.scaling import PUBLIC_MID, PUBLIC_SFT, RECIPES, make_plan, open_run, own_sets, write_sets
-from nanochat.sft import mixture
+from nanochat.sft import mixture, same_sets
 from nanochat.tasks import (
     CHAT_CORE,
     GSM8K,
@@ -409,6 +411,32 @@ def test_a_rehearsal_asked_for_the_hub_goes_on(base):
     assert open_run(**given).plan == run.plan and run.plan.task_dir.endswith("rehearsal_sets")
 
 
+def test_a_stage_goes_on_with_the_sets_that_it_began_with(own):
+    plan = make_plan("smoke", task_dir=own)
+    run, begun = SimpleNamespace(plan=plan), Training(None, None)
+    same_sets(run, "sft", plan.sft.mix, begun)
+    assert set(begun.sets) == {"smoltalk", "gsm8k", "arc_easy", "arc_challenge"}, "those it learns from"
+    resumed = Training(None, None, step=2, sets=dict(begun.sets))
+    same_sets(run, "sft", plan.sft.mix, resumed)
+    [file] = set_files(own, "gsm8k/train")
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([lines[1], lines[0], *lines[2:]]))
+    with pytest.raises(UserError, match="sft: gsm8k in .*bring them back"):
+        same_sets(run, "sft", plan.sft.mix, resumed)
+    made_here = Training(None, None)
+    same_sets(SimpleNamespace(plan=make_plan("smoke")), "sft", make_plan("smoke").sft.mix, made_here)
+    assert made_here.sets is None, "World is code, and has a test of its own"
+
+
+def test_a_set_of_the_hub_is_known_by_its_rows(monkeypatch):
+    rows = [dict(question=f"{i}?", answer=f"#### {i}") for i in range(1200)]
+    monkeypatch.setattr(GSM8K, "rows", lambda self, split: rows)
+    first = GSM8K("gsm8k", "hub").fingerprint()
+    assert GSM8K("gsm8k", "hub").fingerprint() == first
+    rows.append(rows[0])
+    assert GSM8K("gsm8k", "hub").fingerprint() != first
+
+
 def test_the_letter_is_chosen_by_likelihood(own, tok):
     "A model whose head prefers one letter: it is right exactly where that letter is"
     from nanochat.gpt import GPT, GPTConfig
@@ -442,6 +470,7 @@ def test_a_run_learns_from_files_and_is_asked_from_them(own, tmp_path):
     summary = json.loads((run.dir / "results" / "summary.json").read_text())["scores"]
     assert summary["base"]["dclm_core"]["n"] == 72 and "part" not in summary["base"]["dclm_core"]
     for stage in ("mid", "sft", "rl"):
+        assert "gsm8k" in json.loads((run.last(stage) / "meta.json").read_text())["sets"], stage
         assert {"arc_easy", "mmlu", "gsm8k", "humaneval", "chatcore"} <= set(summary[stage]), stage
         lines = (run.dir / "results" / f"items_{stage}.jsonl").read_text().splitlines()
         assert {json.loads(line)["task"] for line in lines} >= {"gsm8k", "humaneval", "identity"}
