@@ -7,7 +7,7 @@
 One model: 4 layers, 256 wide, vocabulary 4,096, 8 rows of 512 tokens, every switch of chapter 09 on. In
 turns, a lap of each after the other, so that a busy neighbour meets all of them: forward and backward pass;
 ours (Muon and AdamW by the course's table); ours with all products of the polar factors (without `gram`), and
-with four and three polynomials in place of five; torch's Muon for the matrices with torch's AdamW for the rest;
+with four and three polynomials in place of five; torch's Muon for the matrices, torch's AdamW for the rest;
 torch's AdamW for everything. Medians; the ratios are what counts. torch's Muon always computes in bfloat16.
 Compiled and not, in turns as well, are counted in processor time, which neighbours hardly disturb.
 """

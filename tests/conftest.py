@@ -142,15 +142,19 @@ def door_environment(base=None, **env):
     return environment(base, **{"NANOCHAT_SKIP_SETUP": "1", "PYTHON": sys.executable, **env})
 
 
+def warm_environment(base=None, **env):
+    "The same, on a Python that has torch loaded"
+    around = door_environment(base, **env)
+    return around | {"PYTHON": warm.stand_in(around)}
+
+
 def door(*args, base=None, timeout=300, cwd=ROOT, stdin="", script=ROOT / "speedrun.sh", **env):
     "Run `bash speedrun.sh ARGS`"
-    around = door_environment(base, **env)
-    if not {"PYTHON", "PYTHONPATH"} & set(env):
-        around["PYTHON"] = warm.stand_in(around)
+    own_python = {"PYTHON", "PYTHONPATH"} & set(env)
     return subprocess.run(
         ["bash", str(script), *map(str, args)],
         cwd=cwd,
-        env=around,
+        env=door_environment(base, **env) if own_python else warm_environment(base, **env),
         capture_output=True,
         text=True,
         timeout=timeout,

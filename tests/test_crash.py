@@ -2,8 +2,18 @@
 
 import json, os, random, signal, subprocess, sys, time
 import pytest
-import warm
-from conftest import ROOT, TRAIN, door, door_environment, environment, flip, leftovers, lines_of, one_line
+from conftest import (
+    ROOT,
+    TRAIN,
+    door,
+    door_environment,
+    environment,
+    flip,
+    leftovers,
+    lines_of,
+    one_line,
+    warm_environment,
+)
 
 # On the smoke tier no word problem is solved yet, so reinforcement would leave the model as it is; a reward
 # that half of the answers earn moves it
@@ -216,8 +226,7 @@ def living(base):
 def test_the_shell_alone_is_told_to_stop(smoke, tmp_path):
     "As `docker stop` tells only the first process: the step hears of it, saves, and nothing lives on"
     run = smoke.before("mid", tmp_path)
-    around = door_environment(run.base)
-    around["PYTHON"] = warm.stand_in(around)
+    around = warm_environment(run.base)
     p = subprocess.Popen(
         ["bash", str(ROOT / "speedrun.sh"), "--run", run.name],
         env=around,

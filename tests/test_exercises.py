@@ -21,7 +21,7 @@ def run(*args, **env):
         cwd="/",
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         env={**os.environ, **env},
     )
 
@@ -96,24 +96,45 @@ def test_notebooks_have_task_stub_hints_and_grade_cell(stem):
     assert not any(c.get("outputs") for c in both[""])
 
 
-@pytest.mark.parametrize("stem", STEMS)
-def test_solutions_pass(stem):
-    done = run(stem[:2], "--solutions")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("solved") == len(grading.load_exercises(stem))
+def tables(done):
+    "What one `grade` of all chapters says of each"
+    blocks, stem = {}, None
+    for line in done.stdout.splitlines():
+        stem = line if line in STEMS else stem
+        blocks.setdefault(stem, []).append(line)
+    return blocks
+
+
+@pytest.fixture(scope="module")
+def solved():
+    return run("--solutions")
+
+
+@pytest.fixture(scope="module")
+def untouched():
+    return run()
 
 
 @pytest.mark.parametrize("stem", STEMS)
-def test_unsolved_stubs_fail_kindly(stem):
-    done = run(stem[:2])
-    exercises = grading.load_exercises(stem)
-    assert done.returncode == 0 and "Traceback" not in done.stdout + done.stderr
-    assert done.stdout.count("open: not solved yet") == len(exercises)
-    assert done.stdout.splitlines()[-1].split()[-3:] == [
-        "0",
-        "/",
-        str(sum(e.points for e in exercises.values())),
-    ]
+def test_solutions_pass(stem, solved):
+    said = "\n".join(tables(solved)[stem])
+    assert said.count("solved") == len(grading.load_exercises(stem)), said
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_unsolved_stubs_fail_kindly(stem, untouched):
+    said, exercises = tables(untouched)[stem], grading.load_exercises(stem)
+    assert "\n".join(said).count("open: not solved yet") == len(exercises), said
+    total = str(sum(e.points for e in exercises.values()))
+    together = [line.split()[-3:] for line in said if line.split()[:1] == ["together"]]
+    assert together == [["0", "/", total]]
+
+
+def test_the_door_ends_well_with_all_chapters(solved, untouched):
+    total = sum(e.points for stem in STEMS for e in grading.load_exercises(stem).values())
+    for done, points in ((solved, total), (untouched, 0)):
+        assert done.returncode == 0 and "Traceback" not in done.stdout + done.stderr
+        assert done.stdout.splitlines()[-1] == f"all chapters: {points} of {total} points"
 
 
 def test_nbdev_test_passes_only_when_solved():

@@ -3,8 +3,7 @@
 import contextlib, json, os, re, signal, subprocess, sys, time
 from dataclasses import replace
 import pytest
-import warm
-from conftest import ROOT, door, door_environment, lines_of, one_line, processes
+from conftest import ROOT, door, lines_of, one_line, processes, warm_environment
 from nanochat.runs import ROAD, read_plan
 from nanochat.scaling import micro_batches
 
@@ -18,8 +17,7 @@ ROAD_MINUTES = 8
 def start(base, *more, tier="full"):
     "Begin the rehearsal, or go on with it: a process group of its own, as a job in a terminal has"
     command = ["bash", str(ROOT / "speedrun.sh"), "--tier", tier, "--rehearse", *more]
-    around = door_environment(base)
-    around["PYTHON"] = warm.stand_in(around)  # loading torch eight times for each step took half of the time
+    around = warm_environment(base)  # loading torch eight times for each step took half of the time
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     return subprocess.Popen(command, env=around, process_group=0, **pipes)
 
@@ -83,8 +81,9 @@ def rehearsed(tmp_path_factory):
     process = start(base)
     when_logged(process, run, "mid", 3)
     (launcher,) = [
-        pid for pid in launched_by(base, GPUS=8) if b"nanochat.distributed" in
-        open(f"/proc/{pid}/cmdline", "rb").read()
+        pid
+        for pid in launched_by(base, GPUS=8)
+        if b"nanochat.distributed" in open(f"/proc/{pid}/cmdline", "rb").read()
     ]
     os.kill(launcher, signal.SIGTERM)
     said["stopped"] = finished(process)
@@ -170,6 +169,7 @@ def test_the_road_does_not_tell_how_many_walked_it(rehearsed):
         worst = max(abs(a["loss"] - b["loss"]) / b["loss"] for a, b in zip(mine, other))
         print(f"{stage}: largest relative difference of a loss {worst:.1e}")
         assert worst < 2e-4, stage
+
 
 def test_reinforcement_is_rewarded_and_the_same_too(rehearsed):
     _, run, one, said = rehearsed

@@ -14,6 +14,7 @@ from conftest import (
     lines_of,
     one_line,
     run_module,
+    warm_environment,
 )
 from nanochat import runs
 from nanochat.runs import run_dir, write_plan
@@ -935,7 +936,7 @@ def test_names_that_a_terminal_cannot_show(base, tmp_path):
                 [b"bash", b"speedrun.sh", b"plan", b"--tier", b"smoke", b"--corpus", folder],
                 cwd=ROOT,
                 capture_output=True,
-                env=door_environment(base, **env),
+                env=warm_environment(base, **env),
             )
             assert done.returncode == 0 and b"Traceback" not in done.stderr and b"2 layers" in done.stdout, (
                 done.stderr
@@ -973,7 +974,7 @@ def test_two_folders_in_another_script_are_two_runs(tmp_path):
             [b"bash", b"speedrun.sh", b"--tier", b"smoke", b"--corpus", folder],
             cwd=ROOT,
             capture_output=True,
-            env=door_environment(tmp_path / "base"),
+            env=warm_environment(tmp_path / "base"),
         )
         assert repr(want).encode() in done.stderr and done.returncode == 1, done.stderr
 

@@ -1,6 +1,6 @@
 "A command in a copy of the warm Python does what it would do in a Python of its own"
 
-import os, subprocess, sys, time
+import os, socket, subprocess, sys, time
 import pytest
 import warm
 from conftest import ROOT, environment, launched, torchrun
@@ -38,6 +38,14 @@ def test_warm_is_like_cold(tmp_path, how, status, last):
     if how != "dies":  # what it had not yet written is lost
         assert done.stdout == f"{[how, 'b c']} hello {tmp_path} typed __main__\n90000.0\na thread\nthe end\n"
     assert "".join(done.stderr.splitlines()[-1:]) == last
+
+
+def test_a_job_that_ends_before_its_number_is_read():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        warm.tell(theirs, 26723)
+        warm.tell(theirs, 256)
+        assert (warm.told(ours), warm.told(ours)) == (26723, 256)
 
 
 def test_what_is_read_early_has_a_python_of_its_own():

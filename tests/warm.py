@@ -26,6 +26,7 @@ sys.path.insert(0, {tests!r})
 import warm
 warm.stand_in_for({python!r}, {address!r})
 """
+DIGITS = 20
 HERE = Path(__file__).resolve().parent
 RUNS = """
 import runpy, sys
@@ -71,6 +72,16 @@ def warm_python(env: dict) -> str:
     return WARM[key]
 
 
+def tell(line, number: int):
+    "Send a number; all are of one length, so that two that are read late are still two"
+    line.sendall(f"{number:{DIGITS}}".encode())
+
+
+def told(line) -> int:
+    "The next number that was sent"
+    return int(line.recv(DIGITS))
+
+
 class Job:
     "A command that a warm Python's copy carries out"
 
@@ -81,12 +92,12 @@ class Job:
         words = json.dumps(job).encode()
         socket.send_fds(self.line, [len(words).to_bytes(8, "big")], files)
         self.line.sendall(words)
-        self.pid = int(self.line.recv(20))
+        self.pid = told(self.line)
 
     def wait(self, timeout=None) -> int:
         "Its status, as subprocess has it"
         self.line.settimeout(timeout)
-        return os.waitstatus_to_exitcode(int(self.line.recv(20)))
+        return os.waitstatus_to_exitcode(told(self.line))
 
 
 def run(module: str, args: list, cwd, env: dict, stdin: str, timeout: float) -> subprocess.CompletedProcess:
@@ -172,14 +183,14 @@ def receive(line) -> tuple:
 
 def watch(line, pid: int):
     "Say how a job ended; end it when nobody listens any more"
-    line.sendall(str(pid).encode())
+    tell(line, pid)
     ended = os.pidfd_open(pid)
     ready, _, _ = select.select([ended, line], [], [])
     if ended not in ready:
         os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     if ended in ready:
-        line.sendall(str(status).encode())
+        tell(line, status)
     os._exit(0)
 
 
