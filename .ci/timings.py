@@ -1,8 +1,9 @@
-"""How long the tests take: parts, notebooks and the slowest tests of one whole `bash speedrun.sh test`.
+"""How long the tests take: parts, notebooks, files and the slowest tests of a whole `bash speedrun.sh test`.
 
     python .ci/timings.py       wants two quiet cores for half an hour; kept in bench/results/test_times.json
 
-Two notebooks run at a time, and two groups of tests; a notebook's seconds are `nbdev_test --timing`'s.
+Two notebooks run at a time, and three groups of tests: a file's seconds are those by the clock, while
+others ran beside it. A notebook's are `nbdev_test --timing`'s.
 """
 
 import argparse, json, os, re, sys
@@ -14,6 +15,7 @@ from rehearsal import HEADING, timed
 
 OUT = here / "bench" / "results" / "test_times.json"
 NOTEBOOK = re.compile(r"(\w+\.ipynb): (\d+) secs$")
+FILE = re.compile(r"(test_\w+\.py): (\d+) secs$")
 TEST = re.compile(r"([\d.]+)s (setup|call|teardown) +(\S.*)$")
 SLOWEST = 30
 
@@ -22,13 +24,15 @@ class Listener:
     "Takes the lines of the tests, and keeps the seconds in them"
 
     def __init__(self):
-        self.part, self.books, self.tests = "before", {}, []
+        self.part, self.books, self.files, self.tests = "before", {}, {}, []
 
     def __call__(self, line):
         if heading := HEADING.match(line):
             self.part = heading[1]
         elif book := NOTEBOOK.match(line):
             self.books.setdefault(self.part, {})[book[1]] = int(book[2])
+        elif file := FILE.match(line):
+            self.files[file[1]] = int(file[2])
         elif test := TEST.match(line):
             self.tests.append(dict(seconds=float(test[1]), test=test[3], phase=test[2]))
 
@@ -41,7 +45,7 @@ def measure(command):
     heard = Listener()
     found = timed(command, heard)
     status, parts = found.pop("status"), found.pop("steps")
-    return status, dict(found, parts=parts, **heard.books, slowest_tests=heard.slowest())
+    return status, dict(found, parts=parts, **heard.books, files=heard.files, slowest_tests=heard.slowest())
 
 
 def main():

@@ -37,6 +37,18 @@ def pytest_runtest_setup(item):
             pytest.skip("no GPU here")
 
 
+def pytest_terminal_summary(terminalreporter):
+    "How long each file took, in the form that `nbdev_test --timing` has for notebooks"
+    taken = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if hasattr(report, "duration"):
+                name = Path(report.nodeid.partition("::")[0]).name
+                taken[name] = taken.get(name, 0) + report.duration
+    for name, seconds in sorted(taken.items(), key=lambda pair: -pair[1]):
+        terminalreporter.write_line(f"{name}: {seconds:.0f} secs")
+
+
 def missing(name, why):
     "Skip, saying why; fail where NANOCHAT_REQUIRE names it"
     if name in REQUIRED:

@@ -75,6 +75,8 @@ index.ipynb: 0 secs
 2.50s call     tests/test_a.py::test_one[08_attention.ipynb: 9 secs]
 0.25s setup    tests/test_a.py::test_two
 10.00s call     tests/test_b.py::test_three
+test_b.py: 10 secs
+test_a.py: 3 secs
 all tests passed in 28:10: house 0:01
 """
 
@@ -86,6 +88,7 @@ def test_seconds_are_read_from_what_the_tests_say(timings, tmp_path):
     assert found["parts"]["pytest"] >= 0.3 and found["seconds"] < 20
     assert found["notebooks"] == {"08_attention.ipynb": 41, "index.ipynb": 0}
     assert found["lectures"] == {"08_attention.ipynb": 12}
+    assert found["files"] == {"test_b.py": 10, "test_a.py": 3}
     slowest = [(test["seconds"], test["phase"], test["test"]) for test in found["slowest_tests"]]
     assert slowest == [
         (10.0, "call", "tests/test_b.py::test_three"),
