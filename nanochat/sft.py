@@ -42,7 +42,7 @@ def mixture(
     stage:str,    # mid or sft
 )->Mixture:       # endless stream of conversations (and documents)
     "The conversations of a stage, by the shares in the run's plan"
-    tasks, mix = run_tasks(plan), plan.stage(stage).mix
+    tasks, mix = run_tasks(plan, tok), plan.stage(stage).mix
     if unknown := [name for name in mix if name not in tasks]:
         raise UserError(f"the plan's {stage}.mix holds {unknown[0]}, which is no task: "
                         f"there are {', '.join(tasks)}")

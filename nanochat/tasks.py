@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['LETTERS', 'CHANGED', 'BOLD', 'TAKEN_BACK', 'GOES_ON', 'END', 'SHORT_FORMS', 'GREETINGS', 'KIND_WORDS', 'STOP',
            'DENIAL', 'DENIAL_ENDS', 'NEW_SUBJECT', 'OPENING', 'JOINT', 'DOUBTFUL', 'MOST_NAMED', 'PUBLIC', 'ROWS',
-           'MORE_LETTERS', 'CALL', 'WHOLE', 'FINAL', 'PUBLIC_KINDS', 'Verdict', 'SCORED', 'BY_LETTER', 'PUBLIC_SCORED',
-           'MADE_HERE', 'MADE_AT_MOST', 'CHAT_CORE', 'said', 'Task', 'statement', 'McEasy', 'with_letters', 'McHard',
-           'WhichLetter', 'WordProblems', 'number_pattern', 'final_number', 'Sums', 'Code', 'Spelling', 'in_words',
-           'identity_facts', 'identity_tables', 'ways', 'drawn', 'addressed', 'bare', 'exam_question', 'identity_exam',
-           'is_examined', 'identity_ways', 'who_are_you', 'identity_questions', 'as_regex', 'one_or_more', 'pieces',
-           'clause_patterns', 'plain', 'longest_clause', 'facts_said', 'agrees', 'Identity', 'talk_tables',
-           'tale_subjects', 'tale_plots', 'tale_slots', 'tell_tale', 'follows', 'is_tale', 'Talk', 'Dialogues',
-           'Documents', 'Passages', 'world_tasks', 'PublicSet', 'set_files', 'split_files', 'public_rows', 'PublicTask',
-           'text_of', 'Letters', 'hash_number', 'solution_parts', 'GSM8K', 'HumanEval', 'is_conversation', 'SmolTalk',
-           'run_tasks', 'Mixture', 'row_text', 'answers', 'by_likelihood', 'by_speech', 'core_exam', 'task_exam',
-           'noted', 'exam_names', 'Exam', 'public_core', 'chat_core', 'means', 'evaluate_tasks', 'keep_scores',
-           'score_line', 'main']
+           'MORE_LETTERS', 'CALL', 'WHOLE', 'FINAL', 'COUNTED', 'PUBLIC_KINDS', 'Verdict', 'SCORED', 'BY_LETTER',
+           'PUBLIC_SCORED', 'MADE_HERE', 'MADE_AT_MOST', 'CHAT_CORE', 'said', 'Task', 'statement', 'McEasy',
+           'with_letters', 'McHard', 'WhichLetter', 'WordProblems', 'number_pattern', 'final_number', 'Sums', 'Code',
+           'Spelling', 'in_words', 'identity_facts', 'identity_tables', 'ways', 'drawn', 'addressed', 'bare',
+           'exam_question', 'identity_exam', 'is_examined', 'identity_ways', 'who_are_you', 'identity_questions',
+           'as_regex', 'one_or_more', 'pieces', 'clause_patterns', 'plain', 'longest_clause', 'facts_said', 'agrees',
+           'Identity', 'talk_tables', 'tale_subjects', 'tale_plots', 'tale_slots', 'tell_tale', 'follows', 'is_tale',
+           'Talk', 'Dialogues', 'Documents', 'Passages', 'world_tasks', 'PublicSet', 'set_files', 'split_files',
+           'public_rows', 'PublicTask', 'text_of', 'Letters', 'hash_number', 'solution_parts', 'GSM8K', 'HumanEval',
+           'is_conversation', 'SmolTalk', 'whole_words', 'TokenSpelling', 'run_tasks', 'Mixture', 'row_text', 'answers',
+           'by_likelihood', 'by_speech', 'core_exam', 'task_exam', 'noted', 'exam_names', 'Exam', 'public_core',
+           'chat_core', 'means', 'evaluate_tasks', 'keep_scores', 'score_line', 'main']
 
 # %% ../nbs/19_tasks.ipynb #d0b66ee1
 import ast, hashlib, json, random, re, time, tomllib
@@ -34,6 +34,7 @@ from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 from typing import NamedTuple
+from zlib import crc32
 from fastcore.script import call_parse
 from .chat import ToolUse, parts_text, render_prompt, signed, stop_ids
 from .corpus import HUB, Corpus
@@ -309,12 +310,16 @@ class Spelling(Task):
     "Spell, count, first and last letters"
     name, max_tokens = "spelling", 40
 
+    def asked(self, split:str, n:int, seed:int)->list:
+        "Questions about letters"
+        return self.world.spelling(split, n, seed)
+
     def train(self, rng:Random)->list:
-        it = self.world.spelling("train", 1, rng.getrandbits(40))[0]
+        it = self.asked("train", 1, rng.getrandbits(40))[0]
         return said(it["question"], it["answer"])
 
     def test(self, n:int)->list:
-        return self.world.spelling("test", n)
+        return self.asked("test", n, 0)
 
     def right(self, it:dict, text:str)->bool:
         return text.strip() == it["answer"]
@@ -1100,17 +1105,58 @@ class SmolTalk(PublicTask):
         raise UserError(f"smoltalk: hardly any row of {self.sources['train']} is a conversation: "
                         "user and assistant must take turns, the assistant last")
 
+# %% ../nbs/19_tasks.ipynb #d7f03a01
+COUNTED = ("How many {letter} are in {word}?", "How many times does the letter {letter} occur in {word}?",
+           "Count the letter {letter} in the word {word}.")
+
+def whole_words(
+    tok:Tokenizer,
+)->list[str]:
+    "Words that are a single token together with the space before them"
+    texts = (tok.decode([i]) for i in range(tok.vocab_size))
+    return sorted({text[1:] for text in texts if re.fullmatch("[ ][a-z]{3,14}", text)})
+
+class TokenSpelling(Spelling):
+    "Spelling for a run with text of its own: the words of its tokenizer, and letters to be counted"
+
+    def __init__(
+        self,
+        world:World,       # asks the questions
+        tok:Tokenizer,     # has the words
+    ):
+        super().__init__(world)
+        self.words = dict(train=[], test=[])
+        for word in sorted({*whole_words(tok), *world.tables.spelling["words"]}):
+            held_out = crc32(word.encode()) % 5 == 2        # by the word alone, whatever the tokenizer
+            self.words["test" if held_out else "train"].append(word)
+
+    def asked(self, split:str, n:int, seed:int)->list:
+        "World's questions; in one of four a letter is counted instead"
+        rng = Random(f"letters {split} {seed}")
+        asked = self.world.spelling(split, n, seed, self.words[split])
+        return [self.counted(rng, item) if rng.random() < 0.25 else item for item in asked]
+
+    def counted(self, rng:Random, item:dict)->dict:
+        "How often does a letter occur in an item's word?"
+        word = item["word"]
+        letter = rng.choice(word)
+        question = rng.choice(COUNTED).format(letter=letter, word=word)
+        return dict(item, question=question, answer=f"{'-'.join(word)}: {word.count(letter)}", kind="count")
+
 # %% ../nbs/19_tasks.ipynb #cc5c2da7
 PUBLIC_KINDS = dict(arc_easy=Letters, arc_challenge=Letters, mmlu=Letters, gsm8k=GSM8K, humaneval=HumanEval,
                     smoltalk=SmolTalk)
 
 def run_tasks(
     plan:Plan,       # of a run, with the vocabulary that its tokenizer really has
+    tok:Tokenizer|None=None,   # the run's: its words are spelled where the other questions are public ones
 )->dict:             # name -> Task
     "All tasks that a run can learn from and be asked: World's, and public ones where the plan names a place"
     tasks = world_tasks(plan)
     if plan.task_dir != "world":
         tasks |= {name: kind(name, plan.task_dir) for name, kind in PUBLIC_KINDS.items()}
+        if tok:
+            tasks["spelling"] = TokenSpelling(tasks["spelling"].world, tok)
     return tasks
 
 # %% ../nbs/19_tasks.ipynb #8033b752
@@ -1341,7 +1387,7 @@ def evaluate_tasks(
     n, names = plan.eval_n if n is None else n, names or exam_names(plan, stage)
     exam, engine = Exam({}, [], {}, {}), None
     # with the ids that there are, not those that were planned
-    tasks = run_tasks(replace(plan, vocab_size=tok.vocab_size))
+    tasks = run_tasks(replace(plan, vocab_size=tok.vocab_size), tok)
     if plan.model == "gpt":
         longest = min(2*plan.seq_len, 512) if plan.task_dir == "world" else 2*plan.seq_len
         engine = Engine(model, max_rows=max(1, min(n, 128)), max_len=longest)

@@ -953,10 +953,10 @@ def spelling_words(self:World, split:str)->list:
 @patch
 def spelling(
     self:World, split:str,  # "train" or "test"
-    n:int, seed:int=0,  # how many; another seed, other questions
+    n:int, seed:int=0, words:list=(),  # how many; another seed, other questions; default: `spelling_words`
 )->list:        # [{"question", "answer", "word", "kind"}, ...]
     "Questions about letters; no word is asked about in both splits"
-    rng, words, out = self.rng("spelling", split, seed), self.spelling_words(split), []
+    rng, words, out = self.rng("spelling", split, seed), words or self.spelling_words(split), []
     answer = {"spell": "s", "letters": "k", "first": "a", "last": "z"}
     for _ in range(n):
         d, kind = letters_of(one(rng, words)), one(rng, SPELLING_KINDS)

@@ -23,6 +23,7 @@ from nanochat.tasks import (
     PUBLIC,
     PUBLIC_KINDS,
     SmolTalk,
+    TokenSpelling,
     chat_core,
     exam_names,
     hash_number,
@@ -31,6 +32,7 @@ from nanochat.tasks import (
     run_tasks,
     set_files,
     solution_parts,
+    whole_words,
 )
 from nanochat.tokenizer import Tokenizer
 from nanochat.tools import calculate
@@ -435,6 +437,33 @@ def test_a_set_of_the_hub_is_known_by_its_rows(monkeypatch):
     assert GSM8K("gsm8k", "hub").fingerprint() == first
     rows.append(rows[0])
     assert GSM8K("gsm8k", "hub").fingerprint() != first
+
+
+def test_a_run_on_real_text_spells_the_words_of_its_tokenizer(own):
+    text = "a zeppelin and a kangaroo met another zeppelin and another kangaroo " * 40
+    tok = Tokenizer.train([text], 330)
+    assert {"zeppelin", "kangaroo", "another"} <= set(whole_words(tok)) and "a" not in whole_words(tok)
+    plan = make_plan("smoke", task_dir=own)
+    task, plain = run_tasks(plan, tok)["spelling"], run_tasks(plan)["spelling"]
+    assert isinstance(task, TokenSpelling) and type(plain) is type(
+        run_tasks(make_plan("smoke"), tok)["spelling"]
+    )
+    assert not set(task.words["train"]) & set(task.words["test"])
+    assert 0.1 < len(task.words["test"]) / sum(map(len, task.words.values())) < 0.3
+    items = task.test(200)
+    assert items == task.test(300)[:200] and {it["word"] for it in items} <= set(task.words["test"])
+    counts = [it for it in items if it["kind"] == "count"]
+    assert 25 < len(counts) < 75
+    for it in counts:
+        letters, number = it["answer"].split(": ")
+        asked = it["question"].split()
+        [letter] = [word for word in asked if len(word) == 1 and word.islower()]
+        assert letters.replace("-", "") == it["word"] and int(number) == it["word"].count(letter)
+        assert task.right(it, f" {it['answer']} ") and not task.right(it, number)
+    taught = [task.train(random.Random(i)) for i in range(300)]
+    words = {word.strip("?.") for talk in taught for word in talk[0]["content"].split()}
+    assert not words & set(task.words["test"]) - {"word", "letter", "first"}, "which the questions hold"
+    assert set(whole_words(tok)) <= {*task.words["train"], *task.words["test"]}
 
 
 def test_the_letter_is_chosen_by_likelihood(own, tok):
