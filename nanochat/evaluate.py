@@ -427,6 +427,7 @@ def like_lengths(
     if group:
         yield group
 
+# %% ../nbs/16_evaluate.ipynb #cf1c5db7
 def read_prompts(
     model:GPT,
     prompts:list,     # ids of each, at least one
@@ -441,6 +442,7 @@ def read_prompts(
         cache.prev_BC = model.last_embed(ids_BT, torch.tensor(lens, device=model.device)-1)
     return cache
 
+# %% ../nbs/16_evaluate.ipynb #bb2c8947
 @torch.inference_mode()
 def group_nats(
     model:GPT,
@@ -465,6 +467,7 @@ def group_nats(
         del cache                  # before the next is made: keys and values of two would not fit
     return nats
 
+# %% ../nbs/16_evaluate.ipynb #85fc4d3e
 FEWEST_TOKENS = 2048      # a group of fewer is not cut again where memory is short
 
 def branch_nats(
@@ -543,6 +546,7 @@ def fitted_pairs(
     fits = [(fitted_prompt(prompt, choices, longest), choice[-longest:]) for prompt, choice in pairs]
     return fits, any(len(prompt) < len(before) for (prompt, _), (before, _) in zip(fits, pairs))
 
+# %% ../nbs/16_evaluate.ipynb #07bce05a
 def sit_exam(
     model:GPT|Baseline,
     tok:Tokenizer,
@@ -690,6 +694,7 @@ def file_rows(
                     raise UserError(f"{path}, row {number}: not a JSON object, but {line.strip()[:40]}")
                 yield row
 
+# %% ../nbs/16_evaluate.ipynb #6561ce64
 def _read_rows(folder, uri):
     "The rows of a task's file, compressed or not; None where it is missing"
     for ending in ("", ".gz", ".xz", ".zst"):
@@ -720,6 +725,7 @@ def _check_row(row, form, where):
     if type(gold) is not int or not 0 <= gold < len(offered):
         raise UserError(f"{where}: gold is {gold!r}, and it must be from 0 to {len(offered)-1}")
 
+# %% ../nbs/16_evaluate.ipynb #ff542a0a
 def _odd_chance(rows, chance):
     "What guessing gets by the rows themselves, where that is not the chance level they were given; else None"
     if not rows or form_of(rows[0]) == "context":

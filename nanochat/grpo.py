@@ -278,6 +278,7 @@ def where_all_fit(
         raise NoMemory
     return done
 
+# %% ../nbs/21_grpo.ipynb #f01f1f08
 def rl_step(
     engine:Engine,    # decodes with `model`
     model:GPT,        # leaves with new weights
@@ -359,6 +360,7 @@ def fitting_rl_step(
         if training.model.device.type == "cuda":
             torch.cuda.empty_cache()
 
+# %% ../nbs/21_grpo.ipynb #c743a5ef
 def train_rl(
     run:Run,              # its plan's seed decides everything random
     training:Training,    # goes on from here

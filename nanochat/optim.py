@@ -248,6 +248,7 @@ PATTERNS = {
     "gates": r"^blocks\..*gate\.weight$",
 }
 
+# %% ../nbs/10_optim.ipynb #4d3d6460
 @dataclass(frozen=True)
 class MuonSettings:
     "How a kind of matrix is stepped by Muon"
@@ -273,6 +274,7 @@ class ParamKind:
     cautious:bool = False        # decay only where update and weight agree in sign
     muon:MuonSettings|None = None   # None: AdamW
 
+# %% ../nbs/10_optim.ipynb #a6ab8be5
 @dataclass(frozen=True)
 class Drift:
     "How Muon's momentum and weight decay change during a stage"
@@ -297,6 +299,7 @@ class Drift:
         "Factor on the weight decay of a step"
         return weight_decay_at(step, steps) if self.decay_fades else 1.
 
+# %% ../nbs/10_optim.ipynb #bc7ad0cd
 @dataclass(frozen=True)
 class ParamTable:
     "Base rates at width 768, the kinds that take them, and how Muon's settings change on the way"

@@ -508,6 +508,7 @@ DATA_SHEETS = {
     "H100": Machine(989e12, 3350e9),
 }
 
+# %% ../nbs/12_precision.ipynb #ba2829c4
 def copy_speed(
     device="cpu",
     megabytes:int=128,   # too large for any cache
@@ -531,6 +532,7 @@ def measure_machine(
     "This machine's two ceilings, measured in a second or two"
     return Machine(matmul_flops(dtype, device, 1024), copy_speed(device))
 
+# %% ../nbs/12_precision.ipynb #9d2b9b23
 def mfu(
     tokens_per_second:float,
     flops_per_token:float,    # of training: `gpt.flops_per_token`

@@ -99,6 +99,7 @@ def shape_of(model:GPT|Baseline):
     "The frozen record of a model's sizes"
     return model.config if isinstance(model, Baseline) else model.cfg
 
+# %% ../nbs/14_pretrain.ipynb #84f12e8d
 def check_finite(
     rdir:Path,      # the run's folder
     stage:str,      # base, mid, sft or rl
@@ -126,6 +127,7 @@ def snapshot(
             copies[name] = tensor.detach().to("cpu", copy=True).contiguous()
     return copies, bad
 
+# %% ../nbs/14_pretrain.ipynb #b5278b25
 def write_checkpoint(
     rdir:Path,      # the run's folder
     meta:dict,      # with its stage and step
@@ -1124,6 +1126,7 @@ def new_optimizer(
     rates = (base.matrix_lr, base.embed_lr, base.head_lr, base.scalar_lr)
     return MuonAdamW(param_groups(model, *rates, base.weight_decay, table_of(base)))
 
+# %% ../nbs/14_pretrain.ipynb #a97bb259
 def run_tokenizer(
     run:Run,
 )->Tokenizer:
@@ -1145,6 +1148,7 @@ def start_base(
     model = new_model(replace(run.plan, vocab_size=tok.vocab_size), run.device, run.dtype)
     return start_stage(run, "base", model, new_optimizer(model, base))
 
+# %% ../nbs/14_pretrain.ipynb #c4d7d5e4
 STATE_TOKENS = 100_000     # between two states of the stream, unless ten steps are fewer
 
 def state_every(
@@ -1179,6 +1183,7 @@ def text_stream(
     rows = batches(lanes, size, plan.seq_len, state_every(plan)*count, training.step*count)
     return prefetch(ready_for(run.device, rows))
 
+# %% ../nbs/14_pretrain.ipynb #95eb0b20
 def pretrain(
     run:Run,
 ):

@@ -101,6 +101,7 @@ def begin_after(
     opt = stage_optimizer(model, plan, plan.stage(stage).lr_scale)
     return start_stage(run, stage, model, opt), tok, plan
 
+# %% ../nbs/20_sft.ipynb #5975d367
 def same_sets(
     run:Run,
     stage:str,            # mid, sft or rl
@@ -119,6 +120,7 @@ def same_sets(
                         "of the run began with (files were added, removed or changed): bring them back, or "
                         "give another --run")
 
+# %% ../nbs/20_sft.ipynb #e678107d
 def finetune(
     run:Run,
     stage:str,    # mid or sft

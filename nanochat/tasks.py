@@ -865,6 +865,7 @@ PUBLIC = dict(
     smoltalk=PublicSet("HuggingFaceTB/smol-smoltalk", None, ("train", "smoltalk/train", "chat/*"), (),
                        "Hugging Face 2025, Apache 2.0"))
 
+# %% ../nbs/19_tasks.ipynb #dc1238c0
 ROWS = re.compile(r"\.(?:jsonl(?:\.(?:gz|xz|zst))?|parquet)$")
 
 def set_files(
@@ -897,6 +898,7 @@ def split_files(
     candidates = getattr(PUBLIC[name], split)[1:]
     return next(filter(None, (set_files(folder, candidate) for candidate in candidates)), [])
 
+# %% ../nbs/19_tasks.ipynb #9bba79be
 def public_rows(
     name:str,         # in PUBLIC
     split:str,        # train or test
@@ -1324,6 +1326,7 @@ class Exam(NamedTuple):
     items:dict       # {task: list of Item}
     sources:dict     # {task: where its questions came from}, of public ones
 
+# %% ../nbs/19_tasks.ipynb #7fcf6b8f
 def public_core(
     model:GPT,
     tok:Tokenizer,
@@ -1345,6 +1348,7 @@ def public_core(
                        of_tasks=found["scores"], controls=found["controls"],
                        too_long=sum(found["cut"].values())), items
 
+# %% ../nbs/19_tasks.ipynb #7af0f2d6
 # Share of right answers by guessing, in the five exams that nanochat's ChatCORE is the mean of (October 2025)
 CHAT_CORE = dict(arc_easy=.25, arc_challenge=.25, mmlu=.25, gsm8k=0., humaneval=0.)
 
@@ -1375,6 +1379,7 @@ def means(
             out[name] = mark
     return out
 
+# %% ../nbs/19_tasks.ipynb #549dbf54
 def evaluate_tasks(
     model:GPT,
     tok:Tokenizer,
