@@ -520,6 +520,7 @@ def to_ids(
     opens = [] if codec.bos is None else [codec.bos]
     return torch.cat([torch.tensor(opens+codec.encode(doc), dtype=torch.int32) for doc in docs])
 
+# %% ../nbs/07_baseline.ipynb #0a6dda09
 @contextmanager
 def held(
     out:Path,   # the training's folder

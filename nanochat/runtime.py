@@ -388,6 +388,7 @@ def pick_dtype(
             break
     return torch.bfloat16 if bfloat16 > 1.3*float32 else torch.float32
 
+# %% ../nbs/A2_runtime.ipynb #0448b10e
 # bfloat16 with dense matrices, sums in float32, in TFLOP/s, as the makers' data sheets give it ("with
 # sparsity" halved). The first pattern that fits a device's name counts, so special ones come first.
 PEAKS = (

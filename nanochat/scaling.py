@@ -1662,6 +1662,7 @@ def gpu_check(
         return Check("gpus", WARNING, f"{said}; hours and dollars are those of a {plan.card}")
     return Check("gpus", OK, said)
 
+# %% ../nbs/13_scaling.ipynb #3c3601aa
 def nvidia_driver()->str:
     "Its version, or nothing where none answers"
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
@@ -1722,6 +1723,7 @@ def try_exchange(
         raise UserError((lines or [f"status {status}"])[-1])
     return json.loads(found[0])
 
+# %% ../nbs/13_scaling.ipynb #16065d50
 def exchange_check(
     plan:Plan,
     world:int,               # processes of this start

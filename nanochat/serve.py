@@ -439,6 +439,7 @@ def kind_in_words(
         return [f"{name} from {kind['minimum']} "+(f"to {kind['maximum']}" if "maximum" in kind else "on")]
     return ["true or false" if kind.get("type") == "boolean" else "an object"]
 
+# %% ../nbs/22_serve.ipynb #758cb1b9
 def about_field(
     error:dict,       # what pydantic says first
     request:type,     # the class of the body
