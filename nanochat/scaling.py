@@ -11,9 +11,9 @@ __all__ = ['SMALLEST_VOCABULARY', 'SHORTEST_ROW', 'LIMITS', 'SWITCHES_2026', 'RE
            'check_sizes', 'micro_batches', 'Recipe', 'Published', 'hours_of', 'row_bytes', 'state_of', 'memory_parts',
            'rows_that_fit', 'Card', 'Later', 'answering_parts', 'answers_that_fit', 'ScalePlan', 'exam_hours',
            'stage_hours', 'disk_bytes', 'scale_plan', 'chosen', 'deepest', 'plan_tier', 'describe_scale',
-           'on_public_tasks', 'recipe_plan', 'shrink', 'world_shard', 'shard_table', 'hub_answer', 'HubHandler',
-           'own_hub', 'serve_hub', 'choice_row', 'solved_row', 'program_row', 'own_sets', 'own_core', 'write_sets',
-           'with_own_sets', 'check_shares', 'widened', 'baseline_config', 'plan_params', 'as_baseline',
+           'on_public_tasks', 'recipe_plan', 'with_rows', 'shrink', 'world_shard', 'shard_table', 'hub_answer',
+           'HubHandler', 'own_hub', 'serve_hub', 'choice_row', 'solved_row', 'program_row', 'own_sets', 'own_core',
+           'write_sets', 'with_own_sets', 'check_shares', 'widened', 'baseline_config', 'plan_params', 'as_baseline',
            'baseline_recipe', 'with_options', 'check_cap', 'with_cap', 'scale_asked', 'make_plan', 'count_tokens',
            'fit_to_text', 'rows_at_once', 'host_bytes', 'check_memory', 'check_gpus', 'default_name', 'with_card',
            'open_run', 'text_stages', 'describe', 'training_flops', 'kept_record', 'scale_of', 'Forecast', 'forecast',
@@ -195,6 +195,13 @@ class Recipe:
     corpus:str                   # that it was made for
     bytes_per_token:float        # of that corpus, by its own tokenizer
     sources:dict[str, str]       # where each of these numbers was found
+
+    def sized(self,
+        seq_len:int,
+        vocab_size:int,
+    )->"Recipe":
+        "The same for other rows and another vocabulary; windows keep their share of a row"
+        return replace(self, seq_len=seq_len, vocab_size=vocab_size, window=self.window*seq_len//self.seq_len)
 
     def config(self,
         depth:int|None=None,     # default: the recipe's
@@ -543,7 +550,7 @@ def scale_plan(
     "Follow a recipe to its tokens, hours, dollars and memory on some GPUs"
     found, machine = chosen("recipe", recipe, RECIPES), chosen("card", card, CARDS)
     sizes = dict(seq_len=seq_len or found.seq_len, vocab_size=vocab_size or found.vocab_size)
-    found, depth = replace(found, **sizes), depth or found.depth
+    found, depth = found.sized(**sizes), depth or found.depth
     check_sizes(dict(sizes, depth=depth, gpus=gpus))
     config, dtype = found.config(depth), getattr(torch, machine.dtype)
     batch, steps, flops = found.batch(depth), found.steps(depth), found.flops(depth)
@@ -690,7 +697,7 @@ def recipe_plan(
     compile:str="auto",
 )->Plan:
     "The run that a plan for GPUs stands for"
-    found = replace(RECIPES[scale.recipe], seq_len=scale.seq_len, vocab_size=scale.vocab_size)
+    found = RECIPES[scale.recipe].sized(scale.seq_len, scale.vocab_size)
     config, table = found.config(scale.depth), TABLES[found.table]
     rows, sft_rows = scale.batch_tokens//scale.seq_len, max(LATER.sft_rows, scale.gpus)
     hours = scale.stages.get("base", {}).get("hours") or scale.flops/SLOW/3600
@@ -724,22 +731,29 @@ def recipe_plan(
             lr_scale=rl_scale, final=0.))
 
 # %% ../nbs/13_scaling.ipynb #49fa03dc
+def with_rows(
+    plan:Plan,
+    seq_len:int,    # tokens of a row
+)->Plan:
+    "The plan with rows of another length; a window keeps its share of a row"
+    switches, window = plan.switches, plan.switches.get("window")
+    if window:
+        switches = dict(switches, window=max(1, window*seq_len//plan.seq_len))
+    return replace(plan, seq_len=seq_len, switches=switches)
+
 def shrink(
     plan:Plan,    # of a tier for GPUs
 )->Plan:
     "The same run in miniature, for a rehearsal on two cores"
     seq_len, rows = 128, 2*max(8, plan.gpus)
-    switches, window = dict(plan.switches), plan.switches.get("window")
-    if window:
-        switches["window"] = window*seq_len//plan.seq_len
     shared, prompts = dict(rows=rows, device_rows=rows//max(8, 2*plan.gpus)), max(8, plan.gpus)
     # the recipe's rule for a smaller batch: learning rates and weight decay by the root of its tokens
     factor = math.sqrt(rows*seq_len/(plan.base.rows*plan.seq_len))
     scaled = ("matrix_lr", "embed_lr", "head_lr", "scalar_lr", "weight_decay")
     rates = {name: factor*getattr(plan.base, name) for name in scaled}
     return replace(
-        plan, rehearsal=True, dtype="float32", compile="off", fp8=False,
-        depth=6, n_embd=64, n_head=2, vocab_size=512, seq_len=seq_len, switches=switches,
+        with_rows(plan, seq_len), rehearsal=True, dtype="float32", compile="off", fp8=False,
+        depth=6, n_embd=64, n_head=2, vocab_size=512,
         tokenizer_bytes=300_000, lanes=rows, eval_n=8, val_tokens=8192,
         base=replace(plan.base, steps=40, save_every=10, warmup=min(plan.base.warmup, 4), **shared, **rates),
         mid=replace(plan.mid, steps=20, save_every=10, **shared),
@@ -1014,8 +1028,8 @@ def with_options(
     given:dict,   # options by name, each within its limits
 )->Plan:
     "The plan with the sizes, batch and steps that were asked for"
-    sizes = {name: given[name] for name in ("vocab_size", "seq_len") if name in given}
-    plan = replace(plan, **sizes)
+    plan = with_rows(plan, given.get("seq_len", plan.seq_len))
+    plan = replace(plan, vocab_size=given.get("vocab_size", plan.vocab_size))
     base = plan.base
     batch = given.get("total_batch_size", base.rows*plan.seq_len)
     if batch % plan.seq_len:

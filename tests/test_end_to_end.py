@@ -2,7 +2,7 @@
 it is finished"""
 
 import json, math, random, time
-from conftest import TRAIN, door, lines_of, run_module
+from conftest import ROOT, TRAIN, door, lines_of, run_module
 from nanochat.scaling import TIERS
 
 METRICS = {"core", "mc_easy", "mc_hard", "word_problems", "code", "spelling", "identity", "talk", "mean"}
@@ -163,3 +163,18 @@ def test_small_folder_is_read_four_times(base, tmp_path):
     assert json.loads((base / "runs" / "small" / "settings.json").read_text())["base"] == b
     run_module("evaluate", "--run", "small", "--stage", "base", base=base)  # the stage counts as finished
     assert (base / "runs" / "small" / "results" / "evaluate_base.json").exists()
+
+
+def test_a_run_that_is_kept_small_can_be_talked_to(smoke, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    import keep
+    from safetensors.torch import load_file
+
+    steps = keep.keep(smoke.dir, tmp_path / "runs" / "first")
+    assert list(steps) == ["base", "mid", "sft", "rl"]
+    for stage, step in steps.items():
+        folder = tmp_path / "runs" / "first" / stage / f"step_{step}"
+        assert {str(t.dtype) for t in load_file(folder / "model.safetensors").values()} == {"torch.bfloat16"}
+        assert not (folder / "optim.safetensors").exists()
+        said = run_module("chat", "--run", "first", "--stage", stage, "--prompt", "Hello.", base=tmp_path)
+        assert said.returncode == 0 and "Traceback" not in said.stderr

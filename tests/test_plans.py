@@ -11,8 +11,10 @@ from nanochat.corpus import Corpus
 from nanochat.runs import Damaged, Plan, UserError, from_json, read_plan, run_dir, write_plan, write_sealed
 from nanochat.scaling import (
     LAPTOP,
+    RECIPES,
     SMOKE,
     TIERS,
+    all_params,
     count_tokens,
     describe,
     make_plan,
@@ -21,6 +23,7 @@ from nanochat.scaling import (
     plan_tier,
     recipe_plan,
     shrink,
+    with_rows,
 )
 
 
@@ -161,6 +164,18 @@ def test_who_says_how_many_steps_gets_them(tmp_path):
     asked = make_plan("laptop", corpus=str(tmp_path), num_iterations=5000)
     assert short.base.steps < short.base.planned_steps == LAPTOP.base.steps
     assert (asked.base.steps, asked.base.planned_steps) == (5000, 0)
+
+
+@pytest.mark.parametrize("seq_len", [128, 1024, 4096])
+def test_windows_keep_their_share_of_a_row(seq_len):
+    "A quarter of it, as in nanochat's recipe of 2026, whoever decides how long rows are"
+    scale = plan_tier("full", seq_len=seq_len)
+    config = RECIPES["2026"].sized(seq_len, 32_768).config(24)
+    small = with_rows(replace(LAPTOP, switches=dict(LAPTOP.switches, window=64)), seq_len)
+    for plan in (small, recipe_plan(scale), shrink(recipe_plan(scale))):
+        assert plan.switches["window"] == plan.seq_len // 4 == model_config(plan).window
+    assert config.window == seq_len // 4 and scale.params == all_params(config)
+    assert make_plan("laptop", seq_len=seq_len).switches == LAPTOP.switches, "without windows none are made"
 
 
 def test_a_task_that_there_is_not_is_one_line():
