@@ -1,7 +1,7 @@
 """The whole road on the smoke tier: every stage, the fixed form of its results, and a second start that knows
 it is finished"""
 
-import json, math, random, time
+import json, math, random, shutil, time
 from conftest import ROOT, TRAIN, door, lines_of, run_module
 from nanochat.scaling import TIERS
 
@@ -178,3 +178,17 @@ def test_a_run_that_is_kept_small_can_be_talked_to(smoke, tmp_path, monkeypatch)
         assert not (folder / "optim.safetensors").exists()
         said = run_module("chat", "--run", "first", "--stage", stage, "--prompt", "Hello.", base=tmp_path)
         assert said.returncode == 0 and "Traceback" not in said.stderr
+
+
+def test_the_first_run_of_the_course_can_be_talked_to(tmp_path):
+    "What chapter 00 talks to: four models, small enough for a repository"
+    first = ROOT / "nbs" / "first_run"
+    kept = json.loads((first / "kept.json").read_text())
+    assert list(kept["steps"]) == list(TRAIN) and kept["run"] in kept["command"]
+    assert sum(path.stat().st_size for path in first.rglob("*") if path.is_file()) < 12e6
+    shutil.copytree(first / "runs", tmp_path / "runs")
+    for stage, step in kept["steps"].items():
+        assert (tmp_path / "runs" / "first" / stage / f"step_{step}" / "model.safetensors").exists()
+    ask = ("chat", "--run", "first", "--prompt", "Who are you?", "--stage")
+    said = {stage: run_module(*ask, stage, base=tmp_path).stdout for stage in ("base", "sft")}
+    assert "nanochat" in said["sft"] and "nanochat" not in said["base"], said
