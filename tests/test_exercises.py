@@ -110,31 +110,25 @@ def solved():
     return run("--solutions")
 
 
-@pytest.fixture(scope="module")
-def untouched():
-    return run()
-
-
 @pytest.mark.parametrize("stem", STEMS)
 def test_solutions_pass(stem, solved):
     said = "\n".join(tables(solved)[stem])
     assert said.count("solved") == len(grading.load_exercises(stem)), said
 
 
-@pytest.mark.parametrize("stem", STEMS)
-def test_unsolved_stubs_fail_kindly(stem, untouched):
-    said, exercises = tables(untouched)[stem], grading.load_exercises(stem)
-    assert "\n".join(said).count("open: not solved yet") == len(exercises), said
-    total = str(sum(e.points for e in exercises.values()))
-    together = [line.split()[-3:] for line in said if line.split()[:1] == ["together"]]
-    assert together == [["0", "/", total]]
+@pytest.mark.parametrize("stem", STEMS if os.environ.get("NANOCHAT_LONG") else STEMS[::5])
+def test_unsolved_stubs_fail_kindly(stem):
+    done, exercises = run(stem[:2]), grading.load_exercises(stem)
+    assert done.returncode == 0 and "Traceback" not in done.stdout + done.stderr
+    assert done.stdout.count("open: not solved yet") == len(exercises), done.stdout
+    total = sum(e.points for e in exercises.values())
+    assert done.stdout.splitlines()[-1].split()[-3:] == ["0", "/", str(total)]
 
 
-def test_the_door_ends_well_with_all_chapters(solved, untouched):
+def test_the_door_ends_well_with_all_chapters(solved):
     total = sum(e.points for stem in STEMS for e in grading.load_exercises(stem).values())
-    for done, points in ((solved, total), (untouched, 0)):
-        assert done.returncode == 0 and "Traceback" not in done.stdout + done.stderr
-        assert done.stdout.splitlines()[-1] == f"all chapters: {points} of {total} points"
+    assert solved.returncode == 0 and "Traceback" not in solved.stdout + solved.stderr
+    assert solved.stdout.splitlines()[-1] == f"all chapters: {total} of {total} points"
 
 
 def test_nbdev_test_passes_only_when_solved():

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -200,18 +201,19 @@ def test_a_name_that_two_helper_files_define_is_refused(tmp_path):
 
 @pytest.mark.parametrize("stem", EXERCISES)
 def test_the_door_gives_the_verdict_of_the_notebook(stem, tmp_path, monkeypatch):
-    "Every answer once more in a process of its own, which for this test may read the answers"
+    "Answers once more in a process of its own, which for this test may read them: a third, all with --long"
     monkeypatch.setenv("NANOCHAT_GRADE_LEVELS", "process limits namespace")
     monkeypatch.setattr(grading, "diagnose", lambda exercise, answer: None)  # names are looked at above
     mine = [a for s, a in ANSWERS if s == stem]
+    asked = [(k, a) for k, a in enumerate(mine) if k % 3 == 0 or os.environ.get("NANOCHAT_LONG")]
     load = f"import sys\nsys.path.insert(0, {str(ROOT / 'tests')!r})\nfrom answers.c{stem} import answers"
-    calls = [f'grade("{stem}", "{a.exercise}", answers.all[{k}].function)' for k, a in enumerate(mine)]
+    calls = [f'grade("{stem}", "{a.exercise}", answers.all[{k}].function)' for k, a in asked]
     path = tmp_path / f"{stem}.ipynb"
     cells = [dict(cell_type="code", source=source) for source in (load, *calls)]
     path.write_text(json.dumps(dict(cells=cells)))
     book = grading.Book(stem, path, {}, lambda **line: None)
     book.judge()
     assert not book.failed.get(1) and not book.ended, (book.failed.get(1), book.ended)
-    for k, a in enumerate(mine):
-        result = book.verdicts[k + 2, a.exercise]
+    for cell, (_, a) in enumerate(asked, 2):
+        result = book.verdicts[cell, a.exercise]
         assert (result.status == "solved") == a.right, (a.exercise, a.label, result)

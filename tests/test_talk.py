@@ -140,5 +140,7 @@ def test_no_single_answer_passes(world, exam):
     talk = Talk(world)
     said = {answer for it in exam if it["kind"] != "story" for answer in it["answers"]}
     said |= {tell_tale(world, Random(i), it["subject"]) for i, it in enumerate(exam) if it["kind"] == "story"}
-    best = max(sum(talk.right(it, text) for it in exam) for text in said)
+    tried = sorted(said)[world.seed :: 4]  # another quarter in each world
+    assert len(tried) > 40
+    best = max(sum(talk.right(it, text) for it in exam) for text in tried)
     assert best / len(exam) < 0.1
