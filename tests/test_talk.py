@@ -1,6 +1,7 @@
 "Stories and small talk: what may be said is accepted, nothing else is, and no exam item was taught"
 
 import itertools
+import os
 import re
 import time
 from collections import Counter
@@ -140,7 +141,8 @@ def test_no_single_answer_passes(world, exam):
     talk = Talk(world)
     said = {answer for it in exam if it["kind"] != "story" for answer in it["answers"]}
     said |= {tell_tale(world, Random(i), it["subject"]) for i, it in enumerate(exam) if it["kind"] == "story"}
-    tried = sorted(said)[world.seed :: 4]  # another quarter in each world
+    # another quarter in each world, all with --long
+    tried = sorted(said) if os.environ.get("NANOCHAT_LONG") else sorted(said)[world.seed :: 4]
     assert len(tried) > 40
     best = max(sum(talk.right(it, text) for it in exam) for text in tried)
     assert best / len(exam) < 0.1
